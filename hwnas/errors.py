@@ -1,0 +1,61 @@
+"""Errors that a user can cause. The command line prints the message alone and exits with 2."""
+
+import difflib
+from collections.abc import Iterable
+
+from predictors.errors import PredictorError
+from profilers.errors import ProfilerError
+
+__all__ = [
+    "BudgetError",
+    "ConfigError",
+    "DataError",
+    "ExportMismatchError",
+    "HwnasError",
+    "InfeasibleBudgetError",
+    "PredictorError",
+    "ProfilerError",
+    "RunFolderError",
+    "unknown_name",
+]
+
+
+class HwnasError(Exception):
+    """Root of the errors of `hwnas`; the message says what was asked, what came and what to do."""
+
+
+class ConfigError(HwnasError):
+    """An option has a value that cannot be used, or names something that does not exist."""
+
+
+class DataError(HwnasError):
+    """A data set cannot be found, read, or does not have the shape that is needed."""
+
+
+class BudgetError(HwnasError):
+    """A budget cannot be read, or names a metric that this target cannot deliver."""
+
+
+class InfeasibleBudgetError(BudgetError):
+    """No network of the space meets the budget; the message names the nearest one."""
+
+
+class ExportMismatchError(HwnasError):
+    """The exported ONNX model does not compute what the PyTorch network computes."""
+
+
+class RunFolderError(HwnasError):
+    """A run folder holds something else than what was asked for, or cannot be written."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Message for a name that does not exist, with the nearest one that does.
+
+    Example:
+        >>> unknown_name("data set", "digit", ["digits", "fashion-mnist"])
+        "unknown data set 'digit'; did you mean 'digits'? (known: digits, fashion-mnist)"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"unknown {what} {name!r}{hint} (known: {', '.join(names)})"
