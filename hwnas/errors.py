@@ -1,10 +1,7 @@
 """Errors that a user can cause. The command line prints the message alone and exits with 2."""
 
-import difflib
-from collections.abc import Iterable
-
 from predictors.errors import PredictorError
-from profilers.errors import ProfilerError
+from profilers.errors import ProfilerError, unknown_name
 
 __all__ = [
     "BudgetError",
@@ -46,16 +43,3 @@ class ExportMismatchError(HwnasError):
 
 class RunFolderError(HwnasError):
     """A run folder holds something else than what was asked for, or cannot be written."""
-
-
-def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Message for a name that does not exist, with the nearest one that does.
-
-    Example:
-        >>> unknown_name("data set", "digit", ["digits", "fashion-mnist"])
-        "unknown data set 'digit'; did you mean 'digits'? (known: digits, fashion-mnist)"
-    """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"unknown {what} {name!r}{hint} (known: {', '.join(names)})"

@@ -33,6 +33,9 @@ MAX_SLOT_COMBINATIONS = 1_000_000
 class Block(Protocol):
     """A frozen dataclass that knows how to build its `nn.Module` for a given input shape."""
 
+    def __hash__(self) -> int:
+        """Frozen dataclasses have it: equal blocks are built, exported and priced once."""
+
     def build(self, in_shape: Shape) -> Any:
         """Return the `nn.Module` for an input of `in_shape`, `(channels, height, width)`."""
 

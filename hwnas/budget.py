@@ -1,0 +1,147 @@
+"""Budgets: `latency_ms<=5`, declared once, obeyed by every strategy, checked before training.
+
+A budget may be a share of the space's median, `latency_ms<=40%`; `Budget.resolve` makes it a
+number once the median is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hwnas.errors import BudgetError, unknown_name
+
+__all__ = ["METRICS", "Budget", "parse_budget"]
+
+METRICS: Mapping[str, str] = {
+    "latency_ms": "milliseconds",
+    "peak_memory_bytes": "bytes",
+    "energy_mj": "millijoules",
+    "params": "count",
+    "macs": "count",
+}
+_WITHOUT_UNIT = {
+    "latency": "latency_ms",
+    "peak_memory": "peak_memory_bytes",
+    "memory": "peak_memory_bytes",
+    "energy": "energy_mj",
+}
+_PATTERN = re.compile(r"\s*(?P<metric>\w+)\s*(?P<sign>[<>=≤≥]+)\s*(?P<value>.*?)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """An upper limit on one metric, in the unit that the metric's name ends in.
+
+    Attributes:
+        metric: One of `METRICS`.
+        limit: Largest value that meets the budget; None while only `relative` is known.
+        relative: The limit as a share of the space's median, 0.4 for 40 %; None if it was
+            given as a number.
+    """
+
+    metric: str
+    limit: float | None
+    relative: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise BudgetError(unknown_name("budget metric", self.metric, METRICS))
+        if self.limit is None and self.relative is None:
+            raise BudgetError(f"a budget on {self.metric} needs a limit, or a share of the median")
+        for value in (self.limit, self.relative):
+            if value is not None and not 0 < value < math.inf:
+                raise BudgetError(
+                    f"the limit of a budget must be a positive, finite number, "
+                    f"got {value:g} for {self.metric}"
+                )
+
+    def __str__(self) -> str:
+        if self.limit is None:
+            return f"{self.metric} <= {100 * (self.relative or 0.0):g}% of the space's median"
+        return f"{self.metric} <= {self.limit:g}"
+
+    def resolve(self, median: float) -> Budget:
+        """Return the budget with its limit as a number; `median` is of the space's networks.
+
+        A budget that has a number already is returned as it is.
+        """
+        if self.limit is not None or self.relative is None:
+            return self
+        if not 0 < median < math.inf:
+            raise BudgetError(
+                f"{self} cannot be turned into a number: the median of {self.metric} is {median}"
+            )
+        return dataclasses.replace(self, limit=self.relative * median)
+
+    def excess(self, values: ArrayLike) -> NDArray[np.float64]:
+        """How far each value lies above the limit, as a share of it, `(n,)`; <= 0 meets it.
+
+        NaN (not known) is infinitely far above.
+        """
+        if self.limit is None:
+            raise BudgetError(f"{self} was checked before it was resolved to a number")
+        excess = (np.atleast_1d(np.asarray(values, dtype=np.float64)) - self.limit) / self.limit
+        return np.where(np.isnan(excess), math.inf, excess)
+
+    def check(self, values: Mapping[str, ArrayLike | None]) -> NDArray[np.bool_]:
+        """Say which candidates meet the budget.
+
+        Args:
+            values: By metric, `(n,)` in the metric's unit. None or missing: not known for any
+                candidate; NaN: not known for that one. What is not known never meets a budget.
+
+        Returns:
+            `(n,)` booleans.
+        """
+        known = values.get(self.metric)
+        if known is None:
+            n = max((np.size(v) for v in values.values() if v is not None), default=0)
+            return np.zeros(n, dtype=bool)
+        return self.excess(known) <= 0
+
+
+def parse_budget(text: str) -> Budget:
+    """Read a budget as it is written on the command line.
+
+    Args:
+        text: `metric<=number` or `metric<=share%`; spaces do not matter, numbers may be `64e6`.
+
+    Raises:
+        BudgetError: If the metric, the sign or the number cannot be used.
+
+    Example:
+        >>> parse_budget("peak_memory_bytes <= 64e6")
+        Budget(metric='peak_memory_bytes', limit=64000000.0, relative=None)
+        >>> parse_budget("latency_ms<=40%")
+        Budget(metric='latency_ms', limit=None, relative=0.4)
+    """
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise BudgetError(
+            f"cannot read the budget {text!r}; write metric<=number, such as latency_ms<=5 or "
+            f"latency_ms<=40% (metrics: {', '.join(METRICS)})"
+        )
+    metric, sign, value = match["metric"], match["sign"], match["value"]
+    if metric in _WITHOUT_UNIT:
+        meant = _WITHOUT_UNIT[metric]
+        raise BudgetError(f"{text!r} has no unit: write {meant}<={value} ({METRICS[meant]})")
+    if metric not in METRICS:
+        raise BudgetError(unknown_name("budget metric", metric, METRICS))
+    if sign not in ("<=", "≤"):
+        raise BudgetError(f"a budget is an upper limit: write {metric}<={value}, not {text!r}")
+    is_share = value.endswith("%")
+    try:
+        number = float(value.removesuffix("%"))
+    except ValueError:
+        raise BudgetError(
+            f"the limit in {text!r} must be a plain number in {METRICS[metric]}, such as 5 or "
+            f"64e6, or a share of the space's median, such as 40%; got {value!r}"
+        ) from None
+    return Budget(metric, None, number / 100) if is_share else Budget(metric, number)

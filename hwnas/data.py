@@ -1,0 +1,531 @@
+"""Data sets: images and labels in memory, split into train, validation and test.
+
+A search compares thousands of networks on the same images, so a data set is decoded once and held
+whole as `uint8` (or `float32`) tensors: good up to a few GB, no streaming. Splits that a source
+does not come with are drawn here, stratified and from a fixed seed, so that every run, worker and
+machine sees the same ones. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib
+import sys
+import traceback
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from hwnas.errors import DataError, unknown_name
+
+KNOWN_NAMES = ("digits", "fashion-mnist", "folder:PATH", "module:function")
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+MIXED_SIZES_SIDE = 64  # pixels; images of a folder that differ in size are resized to this
+MAX_FOLDER_BYTES = 4 * 2**30
+SPLIT_SEED = 0
+HELD_OUT_SHARE = 0.15  # validation, and test, of a source that does not bring its own
+STD_FLOOR = 1 / 255  # a channel that varies less than one grey level is constant
+CHUNK = 1024  # images that are converted to floats at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images `(n, C, H, W)`, uint8 or float32, and labels `(n,)`, int64, in memory of the CPU."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: NDArray[np.int64]) -> Split:
+        """The rows `index`, copied."""
+        rows = torch.from_numpy(index)
+        return Split(self.images[rows], self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Three splits of images of one shape, labelled 0 to K-1.
+
+    Two data sets compare equal only if they are the same object; compare the `fingerprint`.
+
+    Raises:
+        DataError: If a split is empty or its shape, type or labels cannot be used.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            where, split = f"{self.name}, {part}", getattr(self, part)
+            _check_split(where, split)
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                raise DataError(
+                    f"{where}: images are {tuple(split.images.shape[1:])} but those of train are "
+                    f"{self.input_shape}; they must have one shape"
+                )
+            if int(split.labels.max()) >= self.n_classes:
+                raise DataError(
+                    f"{where}: labels must be in 0 to {self.n_classes - 1} (the classes of "
+                    f"train), got {int(split.labels.max())}"
+                )
+        present = set(self.train.labels.tolist())
+        absent = [name for i, name in enumerate(self.class_names) if i not in present]
+        if absent:
+            raise DataError(
+                f"{self.name}: every class needs a training image, labels must be 0 to K-1; "
+                f"none for class {', '.join(absent)}"
+            )
+        if self.n_classes < 2:
+            raise DataError(f"{self.name}: needs at least 2 classes, got {self.class_names}")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(channels, height, width)` of the images as they are stored."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @cached_property
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        images = self.train.images
+        total = torch.zeros(images.shape[1], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for chunk in torch.split(images, CHUNK):
+            values = _unit_scale(chunk).double()
+            total += values.sum(dim=(0, 2, 3))
+            squares += values.square().sum(dim=(0, 2, 3))
+        count = images.numel() / images.shape[1]
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=STD_FLOOR)
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel over train, uint8 scaled to [0, 1]."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel over train, uint8 scaled to [0, 1], floored."""
+        return self._moments[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of all images, labels and class names: a run notices that data changed."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for split in (self.train, self.validation, self.test):
+            for tensor in (split.images, split.labels):
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+
+def _check_split(where: str, split: Split) -> None:
+    images, labels = split.images, split.labels
+    if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
+        raise DataError(
+            f"{where}: images must be (n, C, H, W), uint8 or floats, "
+            f"got {tuple(images.shape)}, {images.dtype}"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{where}: labels must be ({len(images)},), integers, one an image, "
+            f"got {tuple(labels.shape)}, {labels.dtype}"
+        )
+    if not images.numel():
+        raise DataError(f"{where}: no images, got shape {tuple(images.shape)}")
+    if images.is_floating_point() and not images.isfinite().all():
+        bad = int((~images.flatten(1).isfinite().all(dim=1)).nonzero()[0])
+        raise DataError(f"{where}: image {bad} has NaN or infinite values")
+    if int(labels.min()) < 0:
+        raise DataError(f"{where}: labels must be >= 0, got {int(labels.min())}")
+
+
+def _unit_scale(images: torch.Tensor) -> torch.Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def normalise(
+    images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> torch.Tensor:
+    """Scale uint8 to [0, 1], then subtract `mean` and divide by `std`, per channel.
+
+    Args:
+        images: `(n, C, H, W)`, uint8 or float32.
+        mean: `C` values.
+        std: `C` values, all > 0.
+    Returns:
+        `(n, C, H, W)`, float32, on the same device.
+    """
+    shape = (1, -1, 1, 1)
+    centre = torch.tensor(mean, device=images.device).view(shape)
+    return (_unit_scale(images) - centre) / torch.tensor(std, device=images.device).view(shape)
+
+
+def resize(images: torch.Tensor, resolution: int) -> torch.Tensor:
+    """Resize to squares, bilinear, with a low-pass filter where it shrinks.
+
+    Args:
+        images: `(n, C, H, W)`, uint8 or float32.
+        resolution: Pixels a side.
+    Returns:
+        `(n, C, resolution, resolution)`, the same type (uint8 rounded half to even); the very
+        same tensor if it has that size already.
+    """
+    if resolution < 1:
+        raise ValueError(f"resolution must be >= 1 pixel, got {resolution}")
+    if images.shape[2:] == (resolution, resolution):
+        return images
+    resized = images.new_empty((*images.shape[:2], resolution, resolution))
+    for source, target in zip(torch.split(images, CHUNK), torch.split(resized, CHUNK), strict=True):
+        # In floats: the integer kernels round differently from one CPU to the next.
+        values = functional.interpolate(
+            source.float(),
+            size=(resolution, resolution),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,  # where it enlarges, the filter is plain bilinear
+        )
+        target.copy_(values if images.is_floating_point() else values.round_().clamp_(0, 255))
+    return resized
+
+
+def stratified_order(labels: torch.Tensor, *, seed: int = SPLIT_SEED) -> NDArray[np.int64]:
+    """A fixed permutation of which every contiguous part holds the classes in proportion.
+
+    Each class is shuffled and then spread evenly over the positions.
+
+    Returns:
+        `(n,)` indices into `labels`.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    classes = labels.numpy()[shuffled]
+    place = np.empty(len(classes))
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return shuffled[np.argsort(place, kind="stable")]
+
+
+def _cut(split: Split, *n_last: int) -> list[Split]:
+    """Cut parts of the given sizes off the end of the stratified order; what is left is first."""
+    stops = len(split) - np.cumsum(n_last[::-1])[::-1]
+    if stops[0] < 1 or min(n_last) < 1:
+        raise DataError(
+            f"{len(split)} images are too few to split off {' and '.join(map(str, n_last))} "
+            f"for validation and test; bring more images"
+        )
+    return [split.take(index) for index in np.split(stratified_order(split.labels), stops)]
+
+
+def _held_out(split: Split) -> int:
+    return round(HELD_OUT_SHARE * len(split))
+
+
+def load_data(name: str, *, path: Path | None = None) -> DataSet:
+    """Load a data set by name.
+
+    Args:
+        name: One of:
+
+            - `digits`: 1,797 images of 8×8, part of scikit-learn; 1,097 train, 350 validation,
+              350 test.
+            - `fashion-mnist`: 70,000 images of 28×28 from the four IDX files in `path`, by default
+              where Debian's package `dataset-fashion-mnist` puts them. The official test images;
+              the last tenth of the training images in stratified order is validation.
+            - `folder:PATH`, or `folder` and `path`: `PATH/CLASS/*.png` (or JPEG and others), split
+              70/15/15; or the same below `PATH/train`, `PATH/test` and, optional, `PATH/val` or
+              `PATH/validation`. Resized to one square size: their own if all have it, else 64.
+            - `module:function`: a function that returns (train, test) or (train, validation,
+              test), each a torch `Dataset` of (image, label) or a pair of arrays (images
+              `(n, C, H, W)` or `(n, H, W)`, labels `(n,)`). Each item is read once, so random
+              transforms in a `Dataset` are frozen. The current directory is importable.
+        path: Folder with the files, for the sources that read files.
+    Raises:
+        DataError: If the data cannot be found, read or used.
+    """
+    kind, _, argument = name.partition(":")
+    if path is not None and name not in ("fashion-mnist", "folder"):
+        raise DataError(f"data set {name!r} takes no data path, got {path}; leave the path out")
+    if name == "digits":
+        return _load_digits()
+    if name == "fashion-mnist":
+        return _load_fashion_mnist(path or FASHION_MNIST_FOLDER)
+    if kind == "folder":
+        folder = Path(argument).expanduser() if argument else path
+        if folder is None:
+            raise DataError("data set 'folder' needs a path: folder:PATH")
+        return _load_folder(name, folder)
+    if kind and argument:
+        return _load_function(name, kind, argument)
+    raise DataError(unknown_name("data set", name, KNOWN_NAMES))
+
+
+def _load_digits() -> DataSet:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # they count to 16, not to 255
+    whole = Split(torch.from_numpy(grey)[:, None], torch.from_numpy(bunch.target.astype(np.int64)))
+    train, validation, test = _cut(whole, 350, 350)
+    return DataSet("digits", train, validation, test, tuple("0123456789"))
+
+
+def _load_fashion_mnist(folder: Path) -> DataSet:
+    if not folder.is_dir():
+        raise DataError(
+            f"fashion-mnist: no folder {folder}; install it by `apt install "
+            f"dataset-fashion-mnist`, or name the folder with its four IDX files by --data-path"
+        )
+    known, test = (
+        Split(
+            torch.from_numpy(_read_idx(folder / f"{part}-images-idx3-ubyte.gz", 3))[:, None],
+            torch.from_numpy(_read_idx(folder / f"{part}-labels-idx1-ubyte.gz", 1)).long(),
+        )
+        for part in ("train", "t10k")
+    )
+    for part, split in (("train", known), ("t10k", test)):
+        if len(split.images) != len(split.labels):
+            raise DataError(
+                f"{folder}: {len(split.images)} images but {len(split.labels)} labels in the "
+                f"files {part}-*; the files do not belong together"
+            )
+    train, validation = _cut(known, len(known) // 10)
+    return DataSet("fashion-mnist", train, validation, test, FASHION_MNIST_CLASSES)
+
+
+def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
+    """Read a gzipped IDX file of bytes: 0, 0, type 8, ndim, the sizes, then the values."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path.parent} has no file {path.name}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}; get the file anew") from error
+    header = 4 + 4 * ndim
+    if len(content) < header or content[:4] != bytes((0, 0, 8, ndim)):
+        raise DataError(
+            f"{path} is no IDX file of {ndim}-dimensional bytes: expected it to begin with "
+            f"{bytes((0, 0, 8, ndim)).hex(' ')}, got {content[:4].hex(' ')}"
+        )
+    shape = tuple(int(n) for n in np.frombuffer(content, dtype=">u4", count=ndim, offset=4))
+    n_values = len(content) - header
+    if int(np.prod(shape)) != n_values:
+        raise DataError(
+            f"{path} announces {'×'.join(map(str, shape))} bytes but holds {n_values:,}; "
+            f"get the file anew"
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape).copy()
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _load_folder(name: str, folder: Path) -> DataSet:
+    if not folder.is_dir():
+        raise DataError(f"{name}: no folder {folder}; it must hold a folder for each class")
+    top = {p.name: p for p in _subfolders(folder)}
+    parts = {
+        part: top[alias]
+        for part, alias in (
+            *(("train", "train"), ("test", "test")),
+            *(("validation", "val"), ("validation", "validation")),
+        )
+        if alias in top and _subfolders(top[alias])  # a class may be called `train` too
+    }
+    if parts and not {"train", "test"} <= parts.keys():
+        raise DataError(
+            f"{folder} has folders of classes in {', '.join(sorted(parts))}, but both train and "
+            f"test are needed; add the missing one, or put the classes right into {folder}"
+        )
+    roots = parts or {"train": folder}
+    class_names = tuple(p.name for p in _subfolders(roots["train"]))
+    files = {part: _list_images(root, class_names) for part, root in roots.items()}
+    splits = _decode(files, folder)
+    if not parts:
+        n = _held_out(splits["train"])
+        return DataSet(name, *_cut(splits["train"], n, n), class_names)
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = _cut(splits["train"], _held_out(splits["train"]))
+    return DataSet(name, splits["train"], splits["validation"], splits["test"], class_names)
+
+
+def _list_images(root: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """The image files below `root` with their labels, in a fixed order."""
+    extra = {p.name for p in _subfolders(root)} - set(class_names)
+    if extra:
+        raise DataError(f"{root} has classes that train has not: {', '.join(sorted(extra))}")
+    files = [
+        (path, label)
+        for label, class_name in enumerate(class_names)
+        if (root / class_name).is_dir()
+        for path in sorted((root / class_name).iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    if not files:
+        raise DataError(
+            f"{root} has no images: expected CLASS/*.png there (or "
+            f"{', '.join(sorted(IMAGE_SUFFIXES - {'.png'}))})"
+        )
+    return files
+
+
+def _decode(files: dict[str, list[tuple[Path, int]]], folder: Path) -> dict[str, Split]:
+    """Decode to one square size, and to one channel if all images are grey."""
+    from PIL import Image, ImageOps
+
+    def opened(path: Path, read: Callable[[Image.Image], Any]) -> Any:
+        try:
+            with Image.open(path) as image:
+                return read(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} cannot be decoded: {error}; repair or remove it") from error
+
+    paths = [path for listed in files.values() for path, _ in listed]
+    headers = {opened(path, lambda image: (image.size, image.mode)) for path in paths}
+    sizes, modes = {size for size, _ in headers}, {mode for _, mode in headers}
+    deep = {mode for mode in modes if mode.startswith(("I", "F"))}
+    if deep:
+        raise DataError(
+            f"{folder} has images of more than 8 bits a channel (mode {', '.join(sorted(deep))}); "
+            f"convert them to 8 bits"
+        )
+    mode = "L" if modes <= {"1", "L", "LA"} else "RGB"
+    width, height = next(iter(sizes))
+    side = width if len(sizes) == 1 and width == height else MIXED_SIZES_SIDE
+    needed = len(paths) * side * side * len(mode)  # one byte for each letter of the mode
+    if needed > MAX_FOLDER_BYTES:
+        raise DataError(
+            f"{folder}: {len(paths):,} images of {side}×{side} need {needed / 1e9:.1f} GB of "
+            f"memory, more than {MAX_FOLDER_BYTES / 1e9:.1f} GB; shrink them first"
+        )
+
+    def pixels(image: Image.Image) -> NDArray[np.uint8]:
+        upright = ImageOps.exif_transpose(image).convert(mode)
+        return np.asarray(upright.resize((side, side), Image.Resampling.BILINEAR))
+
+    splits = {}
+    for part, listed in files.items():
+        images = np.empty((len(listed), side, side, len(mode)), dtype=np.uint8)
+        for row, (path, _) in zip(images, listed, strict=True):
+            row[:] = opened(path, pixels).reshape(row.shape)
+        labels = torch.tensor([label for _, label in listed], dtype=torch.int64)
+        splits[part] = Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+    return splits
+
+
+@contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()  # the module may have been written a moment ago
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _load_function(name: str, module_name: str, function_name: str) -> DataSet:
+    with _current_directory_importable():
+        try:
+            function = getattr(importlib.import_module(module_name), function_name, None)
+            if not callable(function):
+                raise DataError(f"{name}: module {module_name!r} has no function {function_name!r}")
+            returned = function()
+            if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
+                raise DataError(
+                    f"{name}: must return (train, test) or (train, validation, test), "
+                    f"got {_describe(returned)}"
+                )
+            splits = [_to_split(f"{name}, part {i}", part) for i, part in enumerate(returned)]
+        except DataError:
+            raise
+        except ModuleNotFoundError as error:
+            raise DataError(
+                f"{name}: {error}; looked in {Path.cwd()} and in the installed packages"
+            ) from error
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise DataError(
+                f"{name}: {type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+            ) from error
+    names = getattr(returned[0], "classes", None)  # torchvision's data sets have it
+    if names is None:
+        names = range(int(splits[0].labels.max()) + 1)
+    if len(splits) == 2:
+        splits[:1] = _cut(splits[0], _held_out(splits[0]))
+    train, validation, test = splits
+    return DataSet(name, train, validation, test, tuple(map(str, names)))
+
+
+def _describe(value: object) -> str:
+    length = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return f"{type(value).__name__}{length}"
+
+
+def _to_split(where: str, part: Any) -> Split:
+    """Read a pair of arrays, or every item of a torch `Dataset`."""
+    if isinstance(part, (tuple, list)) and len(part) == 2:
+        images, labels = part
+    elif hasattr(part, "__getitem__") and hasattr(part, "__len__"):
+        items = [part[i] for i in range(len(part))]
+        images = [_pixels(image) for image, _ in items]
+        labels = [int(label) for _, label in items]
+        shapes = sorted({image.shape for image in images})
+        if len(shapes) != 1:
+            raise DataError(f"{where}: needs images of one shape, got {shapes[:5] or 'no image'}")
+    else:
+        raise DataError(
+            f"{where}: expected a torch Dataset of (image, label) with a length, or a pair of "
+            f"arrays (images, labels), got {_describe(part)}"
+        )
+    # Copies in C order: what the function returned may be read-only, or change later.
+    pixels, targets = np.array(images, order="C"), np.array(labels, order="C")
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    if pixels.ndim == 4 and pixels.shape[3] in (1, 3) and pixels.shape[1] not in (1, 3):
+        raise DataError(
+            f"{where}: images of shape {pixels.shape} look like (n, H, W, C); return "
+            f"(n, C, H, W), that is images.transpose(0, 3, 1, 2)"
+        )
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = pixels.astype(np.float32, copy=False)
+    elif pixels.dtype != np.uint8:
+        raise DataError(f"{where}: images must be uint8 or floats, got {pixels.dtype}")
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise DataError(f"{where}: labels must be integers, got {targets.dtype}")
+    split = Split(torch.from_numpy(pixels), torch.from_numpy(targets.astype(np.int64, copy=False)))
+    _check_split(where, split)
+    return split
+
+
+def _pixels(image: Any) -> NDArray[Any]:
+    """An item's image as `(C, H, W)` or `(H, W)`; Pillow's come channels last."""
+    array = np.asarray(image)
+    return np.moveaxis(array, 2, 0) if hasattr(image, "getbands") and array.ndim == 3 else array

@@ -1,0 +1,238 @@
+"""The record of a search: an Optuna study, in SQLite unless a database URL says otherwise.
+
+One row of the study is one start of one proposal. Beside Optuna's own columns (options by choice
+name, objectives, constraints) it has our user attributes:
+
+    proposal   index of the proposal; Optuna's trial numbers shift when a proposal is run again
+    genotype   option indices
+    predicted  what the predictor said about it, by name
+    outcome    {"told": order of arrival, "objectives": [...] or null, "failure": null or why,
+               "result": whatever the evaluation reported}; written once, at the end
+
+Everything known at the start is one transaction, so a kill leaves no half-described trial. At the
+end `outcome` is written before the state: a trial with an outcome is finished, whatever its state
+says. A proposal with no outcome was interrupted; it runs again, in a new row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import IO, Any, Self
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hwnas.errors import RunFolderError
+from hwnas.record_storage import (
+    STUDY_NAME,
+    lock_file,
+    open_storage,
+    open_study,
+    sqlite_path,
+    storage_errors,
+)
+from hwnas.spaces.base import Genotype, SearchSpace
+from hwnas.strategies.base import Trial
+
+__all__ = ["Record"]
+
+INTERRUPTED = "interrupted"
+
+
+class Record:
+    """The trials of one search, written as they happen. Made by `Record.open`."""
+
+    def __init__(
+        self,
+        storage: RDBStorage,
+        study_id: int,
+        space: SearchSpace,
+        *,
+        where: str,
+        lock: IO[str] | None,
+    ) -> None:
+        self.where = where
+        self._storage = storage
+        self._study_id = study_id
+        self._space = space
+        self._lock = lock
+        self._distributions: dict[str, BaseDistribution] = {
+            choice.name: CategoricalDistribution(choice.options) for choice in space.choices
+        }
+        self._stale: dict[int, list[int]] = {}  # proposal number to rows that a kill left running
+        self._n_told = 0
+
+    @classmethod
+    def open(cls, location: Path | str, space: SearchSpace, *, create: bool) -> Self:
+        """Open the record at a path, or at a database URL.
+
+        Args:
+            location: File of an SQLite database, or a URL such as `postgresql://host/name`.
+            space: What is searched; a record of another space is refused.
+            create: Open it for a search: it is created if it does not exist, no second search
+                can open it meanwhile, and what a killed search left is taken over. Without, for
+                reading only: it must exist, and a search may be running on it.
+
+        Raises:
+            RunFolderError: If it is missing, damaged, in use, of something else, or not writable.
+        """
+        path = sqlite_path(location)
+        where = str(path) if path else sqlalchemy.make_url(str(location)).render_as_string()
+        if path is not None and not create and not path.exists():
+            raise RunFolderError(f"there is no record of a search at {where}")
+        with (
+            storage_errors(f"cannot open the record {where}", "Use another folder, or mend it"),
+            ExitStack() as undo,
+        ):
+            lock = undo.enter_context(lock_file(path)) if path is not None and create else None
+            storage = open_storage(location)
+            undo.callback(storage.engine.dispose)
+            study_id = open_study(storage, space, where, create=create)
+            record = cls(storage, study_id, space, where=where, lock=lock)
+            if create:
+                record._take_over()
+            undo.pop_all()
+        return record
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study, for its plots, importances and data frames."""
+        return optuna.load_study(study_name=STUDY_NAME, storage=self._storage)
+
+    def trials(self) -> list[Trial]:
+        """All finished trials, in the order in which the strategy was told of them."""
+        return [self._trial(row, outcome) for row, outcome in self._told_rows()]
+
+    def interrupted(self) -> list[Trial]:
+        """Proposals that were started and never finished, by number; they are to run first."""
+        told = {row.user_attrs["proposal"] for row, _ in self._told_rows()}
+        rows = {row.user_attrs["proposal"]: row for row in self._rows()}
+        return [
+            Trial(number, tuple(row.user_attrs["genotype"]), None)
+            for number, row in sorted(rows.items())
+            if number not in told
+        ]
+
+    def results(self) -> dict[int, Mapping[str, Any]]:
+        """What the evaluations reported and `predicted`, by number of the proposal."""
+        return {
+            row.user_attrs["proposal"]: {
+                **outcome["result"],
+                "predicted": row.user_attrs["predicted"],
+            }
+            for row, outcome in self._told_rows()
+        }
+
+    def start(
+        self,
+        number: int,
+        genotype: Genotype,
+        predicted: Mapping[str, float],
+        constraints: Mapping[str, float],
+    ) -> int:
+        """Write that a proposal is about to be evaluated.
+
+        Args:
+            number: Index of the proposal; that of an interrupted one starts it again.
+            genotype: What is evaluated.
+            predicted: Its predicted costs by name.
+            constraints: By budget, how far the prediction is above the limit; <= 0 is feasible.
+
+        Returns:
+            The handle for `finish` or `fail`.
+        """
+        row = create_trial(
+            state=TrialState.RUNNING,
+            params=self._space.options(genotype),
+            distributions=self._distributions,
+            user_attrs={
+                "proposal": number,
+                "genotype": list(genotype),
+                "predicted": dict(predicted),
+            },
+            constraints=dict(constraints),
+        )
+        with self._writing():
+            # Not `study.ask`, which commits every parameter by itself.
+            handle = self._storage.create_new_trial(self._study_id, template_trial=row)
+            for stale in self._stale.pop(number, []):
+                self._storage.set_trial_user_attr(stale, "failure", INTERRUPTED)
+                self._storage.set_trial_state_values(stale, TrialState.FAIL)
+        return handle
+
+    def finish(self, handle: int, objectives: Sequence[float], result: Mapping[str, Any]) -> None:
+        """Write the objectives of a trial, and whatever else is worth keeping (plain JSON)."""
+        self._end(handle, objectives=[float(v) for v in objectives], failure=None, result=result)
+
+    def fail(self, handle: int, reason: str, result: Mapping[str, Any] | None = None) -> None:
+        """Write that a trial has no objectives, and why."""
+        self._end(handle, objectives=None, failure=reason, result=result or {})
+
+    def _end(self, handle: int, **outcome: Any) -> None:
+        with self._writing():
+            told = {"told": self._n_told, **outcome}
+            self._storage.set_trial_user_attr(handle, "outcome", told)
+            self._n_told += 1
+            self._set_state(handle, outcome)
+
+    def _set_state(self, handle: int, outcome: Mapping[str, Any]) -> None:
+        values = outcome["objectives"]
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        self._storage.set_trial_state_values(handle, state, values)
+
+    def close(self) -> None:
+        """Let go of the database; SQLite then folds its write-ahead log into the file."""
+        self._storage.engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return storage_errors(
+            f"cannot write the record {self.where}",
+            "What was recorded before is kept: make room or mend it, then start again",
+        )
+
+    def _rows(self) -> list[FrozenTrial]:
+        """Our rows in the order of their start; somebody else's in the same study are not ours."""
+        with storage_errors(f"cannot read the record {self.where}", "It may be damaged"):
+            rows = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return [row for row in rows if "proposal" in row.user_attrs]
+
+    def _told_rows(self) -> list[tuple[FrozenTrial, dict[str, Any]]]:
+        rows = [(r, r.user_attrs["outcome"]) for r in self._rows() if "outcome" in r.user_attrs]
+        return sorted(rows, key=lambda row: int(row[1]["told"]))
+
+    def _trial(self, row: FrozenTrial, outcome: Mapping[str, Any]) -> Trial:
+        values = outcome["objectives"]
+        return Trial(
+            row.user_attrs["proposal"],
+            tuple(row.user_attrs["genotype"]),
+            None if values is None else tuple(values),
+            outcome["failure"],
+        )
+
+    def _take_over(self) -> None:
+        """Settle what a killed search left: finish the rows that ended, note those that did not."""
+        for row in self._rows():
+            handle = self._storage.get_trial_id_from_study_id_trial_number(
+                self._study_id, row.number
+            )
+            outcome = row.user_attrs.get("outcome")
+            if outcome is not None:
+                self._n_told = max(self._n_told, outcome["told"] + 1)
+            if row.state == TrialState.RUNNING:
+                if outcome is None:
+                    self._stale.setdefault(row.user_attrs["proposal"], []).append(handle)
+                else:
+                    self._set_state(handle, outcome)

@@ -1,0 +1,323 @@
+"""What a run folder holds, as tables that charts and pages can be made of; no torch, no charts."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import moocore
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hwnas.errors import RunFolderError
+
+FRONT = "front.csv"
+CANDIDATES = "candidates.csv"
+TRIALS = "trials.csv"
+CONFIG = "config.toml"
+
+NETWORK_NUMBERS = (
+    "val_accuracy",
+    "test_accuracy",
+    "latency_ms",
+    "predicted_latency_ms",
+    "predicted_low_ms",
+    "predicted_high_ms",
+    "peak_memory_bytes",
+    "params",
+    "macs",
+    "parity_max_abs_error",
+)
+NETWORK_TEXTS = ("name", "onnx", "meets_budget", "genotype", "kind", "verdict")
+TRIAL_NUMBERS = (
+    "number",
+    "val_accuracy",
+    "predicted_latency_ms",
+    "predicted_low_ms",
+    "predicted_high_ms",
+    "params",
+    "macs",
+    "train_seconds",
+)
+TRIAL_TEXTS = ("state", "genotype", "failure")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The record of one run. A file that is not there yet is an empty table or mapping.
+
+    Attributes:
+        folder: Where it was read from.
+        front: Members of the verified front, by rising measured latency.
+        candidates: All networks that were trained to the end, the front and baselines included.
+        trials: All trials of the search, by number.
+        config: What was asked, on which target, and what was spent.
+        missing: Names of the files that are not there.
+    """
+
+    folder: Path
+    front: pd.DataFrame
+    candidates: pd.DataFrame
+    trials: pd.DataFrame
+    config: Mapping[str, Any]
+    missing: tuple[str, ...]
+
+    def table(self, name: str) -> dict[str, Any]:
+        """A table of `config.toml` with nested keys joined by dots; empty where there is none."""
+        value = self.config.get(name, {})
+        return dict(_flat(value)) if isinstance(value, Mapping) else {}
+
+    @cached_property
+    def budget_ms(self) -> float | None:
+        """The latency budget; None: the run has none."""
+        return as_number(self.table("budget").get("latency_ms"))
+
+    @cached_property
+    def device(self) -> str:
+        """The device in words, or "the target"."""
+        names = [text for key, text in _flat(self.table("target")) if key.startswith("device")]
+        return next((text for text in names if isinstance(text, str) and text), "the target")
+
+    @cached_property
+    def baselines(self) -> pd.DataFrame:
+        """Hand-made networks, trained by the same recipe; best validation accuracy first."""
+        rows = self.candidates[self.candidates["kind"] == "baseline"]
+        return rows.sort_values("val_accuracy", ascending=False, kind="stable")
+
+    @cached_property
+    def removed(self) -> pd.DataFrame:
+        """Searched networks that were trained to the end, but are not on the front."""
+        is_searched = self.candidates["kind"] != "baseline"
+        return self.candidates[is_searched & ~self.candidates["name"].isin(self.front["name"])]
+
+    @cached_property
+    def networks(self) -> pd.DataFrame:
+        """All that was measured: `candidates`, or the front where that is all there is."""
+        return self.front if self.candidates.empty else self.candidates
+
+    @cached_property
+    def complete(self) -> pd.DataFrame:
+        """Trials with an accuracy and a predicted latency."""
+        rows = self.trials[self.trials["state"] == "complete"]
+        return rows.dropna(subset=["val_accuracy", "predicted_latency_ms"])
+
+    @cached_property
+    def failed(self) -> pd.DataFrame:
+        """Trials without a result; `failure` says why."""
+        return self.trials[self.trials["state"] == "failed"]
+
+    @cached_property
+    def predicted(self) -> pd.DataFrame:
+        """Networks with a measured and a predicted latency; `error` is relative, absolute."""
+        rows = self.networks.dropna(subset=["latency_ms", "predicted_latency_ms"])
+        return rows.assign(error=(rows["predicted_latency_ms"] / rows["latency_ms"] - 1).abs())
+
+    @cached_property
+    def reference_ms(self) -> float | None:
+        """Latency of the hypervolume's reference point; None: there is no complete trial."""
+        if self.budget_ms is not None or self.complete.empty:
+            return self.budget_ms
+        return 1.1 * float(self.complete["predicted_latency_ms"].max())
+
+    def options(self, genotype: str) -> dict[str, str]:
+        """The chosen options by name; the text itself where it cannot be decoded."""
+        space = self.config.get("space")
+        choices = space.get("choices") if isinstance(space, Mapping) else None
+        try:
+            indices = json.loads(genotype)
+            pairs = zip(choices.items(), indices, strict=True)  # type: ignore[union-attr]
+            return {name: str(options[int(index)]) for (name, options), index in pairs}
+        except (AttributeError, IndexError, TypeError, ValueError):
+            return {"genotype": genotype} if genotype else {}
+
+
+def read_run(folder: Path) -> RunData:
+    """Read what lies in a run folder, however far the run came.
+
+    Raises:
+        RunFolderError: If it is no run folder, or a file in it cannot be read.
+    """
+    names = (CONFIG, TRIALS, CANDIDATES, FRONT)
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder} is no folder; give the folder that a search wrote (--out)")
+    missing = tuple(name for name in names if not _has_content(folder / name))
+    if len(missing) == len(names):
+        raise RunFolderError(
+            f"{folder} is no run folder: it holds none of {', '.join(names)}; "
+            f"give the folder that a search wrote (--out)"
+        )
+    front = _read_csv(folder / FRONT, NETWORK_NUMBERS, NETWORK_TEXTS)
+    return RunData(
+        folder=folder,
+        front=front.sort_values("latency_ms", kind="stable").reset_index(drop=True),
+        candidates=_read_csv(folder / CANDIDATES, NETWORK_NUMBERS, NETWORK_TEXTS),
+        trials=_read_csv(folder / TRIALS, TRIAL_NUMBERS, TRIAL_TEXTS).sort_values("number"),
+        config=_read_toml(folder / CONFIG),
+        missing=missing,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The part of the latency-accuracy plane that a chart shows at first."""
+
+    low_ms: float
+    high_ms: float
+    low_accuracy: float
+    high_accuracy: float
+
+
+def pareto_view(run: RunData) -> View | None:
+    """A view with every measured network in it; None where there is nothing to show.
+
+    Short training leaves trials far below the finished networks, and one diverged trial lies at
+    the accuracy of guessing: trials are let in only as far as the front stays readable.
+    """
+    networks, trials = run.networks, run.complete
+    accuracies = [*networks["val_accuracy"].dropna()] or [*trials["val_accuracy"]]
+    latencies = [*networks["latency_ms"].dropna(), *trials["predicted_latency_ms"]]
+    if not accuracies or not latencies:
+        return None
+    if run.budget_ms is not None:
+        latencies.append(run.budget_ms)
+    low, high = min(accuracies), max(accuracies)
+    if not trials.empty:
+        worst, upper_quarter = trials["val_accuracy"].quantile([0.05, 0.75])
+        span = max(high - low, 0.01)
+        wanted = max(min(low - 1.5 * span, upper_quarter), low - 4 * span)
+        low = worst if networks.empty else min(low, max(worst, wanted))
+        high = max(high, float(trials["val_accuracy"].max()))
+    margin = 0.08 * max(high - low, 0.01)
+    margin_ms = 0.06 * (max(latencies) - min(latencies) or max(latencies))
+    return View(
+        low_ms=max(0.0, min(latencies) - margin_ms),
+        high_ms=max(latencies) + margin_ms,
+        low_accuracy=low - margin,
+        high_accuracy=min(high + margin, 1.0 + margin / 4),
+    )
+
+
+def hypervolume_by_trial(trials: pd.DataFrame, reference_ms: float) -> NDArray[np.float64]:
+    """Share of the box (0 to `reference_ms`, accuracy 0 to 1) that the trials so far dominate.
+
+    Args:
+        trials: Complete trials in their order; those slower than `reference_ms` add nothing.
+        reference_ms: The latency of the reference point; its accuracy is 0.
+
+    Returns:
+        `(n,)`, never falling; larger is better.
+    """
+    points = np.column_stack(
+        [trials["predicted_latency_ms"] / reference_ms, -trials["val_accuracy"]]
+    ).astype(np.float64)
+    front = np.empty((0, 2))
+    volumes = np.zeros(len(points))
+    for i, point in enumerate(points):
+        if point[0] < 1 and point[1] < 0:
+            front = moocore.filter_dominated(np.vstack([front, point]))
+        volumes[i] = moocore.hypervolume(front, ref=[1.0, 0.0]) if len(front) else 0.0
+    return volumes
+
+
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as mappings from column to value."""
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+
+def best(rows: pd.DataFrame) -> dict[str, Any]:
+    """The row of highest validation accuracy: test accuracy chooses nothing."""
+    return records(rows.sort_values("val_accuracy", ascending=False, kind="stable").head(1))[0]
+
+
+def with_interval(row: Mapping[str, Any]) -> str:
+    """The predicted latency in milliseconds, `0.188 [0.176, 0.201]`."""
+    low, high = number(row["predicted_low_ms"]), number(row["predicted_high_ms"])
+    return f"{number(row['predicted_latency_ms'])} [{low}, {high}]"
+
+
+def as_number(value: Any) -> float | None:
+    """The value as a finite number, or None."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def number(value: Any, unit: str = "", *, digits: int = 3) -> str:
+    """A number with `digits` significant digits and no exponent; an en dash for none.
+
+    Example:
+        >>> number(0.21, "ms"), number(1234.5), number(float("nan"), "ms")
+        ('0.210 ms', '1,234', '–')
+    """
+    if (plain := as_number(value)) is None:
+        return "–"
+    magnitude = math.floor(math.log10(abs(plain))) if plain else 0
+    return f"{plain:,.{max(0, digits - 1 - magnitude)}f} {unit}".rstrip()
+
+
+def percent(share: Any) -> str:
+    """A share as percent with one decimal; an en dash for none."""
+    return "–" if (plain := as_number(share)) is None else f"{100 * plain:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """A duration in words.
+
+    Example:
+        >>> duration(7.25), duration(95), duration(7500)
+        ('7.2 s', '1 min 35 s', '2 h 5 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not _has_content(path):
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is no TOML file: {error}") from error
+
+
+def _read_csv(path: Path, numbers: Iterable[str], texts: Iterable[str]) -> pd.DataFrame:
+    """The named columns: numbers as floats (NaN: none), texts as they are ("" : none)."""
+    frame = pd.DataFrame()
+    try:
+        if _has_content(path):
+            # As text first: pandas would take a network that is called "NA" for a missing value.
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is no CSV file: {error}") from error
+    columns: dict[str, Any] = {}
+    for name in numbers:
+        values = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
+        try:
+            column = pd.to_numeric(values.replace("", np.nan)).astype(np.float64)
+        except ValueError as error:
+            raise RunFolderError(f"{path}: column {name!r} holds no number: {error}") from error
+        columns[name] = column.where(np.isfinite(column))  # a diverged network's "inf" is no score
+    for name in texts:
+        columns[name] = frame[name] if name in frame else pd.Series("", index=frame.index)
+    return pd.DataFrame(columns)

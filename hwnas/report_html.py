@@ -1,0 +1,129 @@
+"""The frame of the report's page: style, tables, sections; whatever is text is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+# The browser itself refuses every request: what the page shows cannot come from elsewhere.
+SECURITY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
+
+STYLE = """
+:root { --ink: #1c2430; --soft: #5a6778; --line: #dfe5ec; --accent: #1558b0; color-scheme: light }
+* { box-sizing: border-box }
+body { margin: 0; background: #f5f7fa; color: var(--ink); font: 16px/1.55 system-ui, sans-serif }
+main { max-width: 1180px; margin: 0 auto; padding: 36px 24px 64px }
+h1 { font-size: 1.75rem; line-height: 1.3; margin: 4px 0 10px; letter-spacing: -.01em;
+  max-width: 34em; text-wrap: balance; overflow-wrap: anywhere }
+h2 { font-size: 1.15rem; margin: 0 0 4px } h3 { font-size: 1rem; margin: 20px 0 4px }
+p { margin: 0 0 12px; max-width: 78ch; overflow-wrap: anywhere }
+a { color: var(--accent) } .soft { color: var(--soft); font-size: .9rem }
+.eyebrow { color: var(--accent); font-weight: 600; font-size: .85rem; margin: 0 }
+section, .card { background: #fff; border: 1px solid var(--line); border-radius: 12px }
+section { padding: 22px 24px; margin-top: 20px; min-width: 0 }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px;
+  margin-top: 20px }
+.card { padding: 14px 18px } .card b { display: block; font-size: 1.6rem; line-height: 1.25 }
+.note { background: #fff7e6; border: 1px solid #f0d59a; border-radius: 10px; padding: 10px 16px;
+  margin: 16px 0 0; max-width: none }
+.pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 20px }
+figure { margin: 8px 0 0 } .tall { height: 560px } .low { height: 400px }
+.scroll { overflow-x: auto; margin-top: 8px }
+table { border-collapse: collapse; width: 100%; font-size: .9rem;
+  font-variant-numeric: tabular-nums }
+th, td { padding: 7px 8px; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap }
+th { font-weight: 600; vertical-align: bottom; white-space: normal }
+thead th { border-bottom: 2px solid #c3ccd8 }
+.text { text-align: left }
+td.text { white-space: normal; overflow-wrap: anywhere; min-width: 8em }
+td.text + td.text { min-width: 13em }
+tbody tr:hover { background: #f2f6fc }
+summary { cursor: pointer; font-weight: 600 }
+pre { background: #f2f5f9; border-radius: 8px; padding: 12px 14px; margin: 8px 0 0;
+  white-space: pre-wrap; overflow-wrap: anywhere; font-size: .88rem }
+@media (max-width: 900px) { .pair { grid-template-columns: minmax(0, 1fr) } }
+@media (max-width: 600px) {
+  main { padding: 20px 12px 40px } section { padding: 16px 14px } h1 { font-size: 1.35rem }
+  .cards { grid-template-columns: 1fr 1fr; gap: 10px } .card { padding: 10px 12px }
+  .card b { font-size: 1.3rem } .tall { height: 640px } .low { height: 420px }
+}
+"""
+
+
+class Markup(str):
+    """Text that is HTML already; every other text is escaped."""
+
+
+def page(title: str, body: str) -> str:
+    """The whole page; `body` is HTML already."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{SECURITY}">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+<script>{get_plotlyjs()}</script>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def section(title: str, *parts: str) -> str:
+    """One box of the page; the parts are HTML already."""
+    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def chart(figure: go.Figure, div_id: str, height: str) -> str:
+    """A chart that fills its box; `height` is a class of the style sheet."""
+    drawing = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=div_id,  # a fixed one: the same files give the same page
+        config={
+            "displaylogo": False,
+            "responsive": True,
+            # Named, because plotly's own set has a button that leads to its website.
+            "modeBarButtons": [["toImage", "zoom2d", "pan2d", "autoScale2d", "resetScale2d"]],
+        },
+    )
+    return f'<figure class="{height}">{drawing}</figure>'
+
+
+def table(
+    caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, n_text: int = 1
+) -> str:
+    """A table whose first `n_text` columns are text and the others numbers; cells are escaped."""
+
+    def cell(tag: str, column: int, text: str) -> str:
+        scope = {"th": ' scope="col"', "td": ""}[tag]
+        markup = text if isinstance(text, Markup) else escape(text)
+        return f"<{tag}{scope}{' class=text' if column < n_text else ''}>{markup}</{tag}>"
+
+    head = "".join(cell("th", i, name) for i, name in enumerate(columns))
+    body = "".join(
+        f"<tr>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>\n" for row in rows
+    )
+    # The caption stands outside of the box that scrolls sideways on a narrow screen.
+    return (
+        f"{f'<p class=soft>{escape(caption)}</p>' if caption else ''}"
+        f'<div class="scroll" tabindex="0"><table aria-label="{escape(caption)}">'
+        f"{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table></div>"
+    )
+
+
+def side_by_side(parts: Sequence[str]) -> str:
+    """Sections in two columns where the screen is wide enough."""
+    return f'<div class="pair">{"".join(parts)}</div>' if len(parts) > 1 else "".join(parts)

@@ -1,0 +1,46 @@
+"""Strategies by name: the algorithms that propose what to train next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hwnas.errors import ConfigError, unknown_name
+from hwnas.strategies.base import (
+    OBJECTIVES,
+    Costs,
+    Problem,
+    SpaceExhaustedError,
+    Strategy,
+    Trial,
+)
+from hwnas.strategies.evolution import Evolution
+from hwnas.strategies.random_search import RandomSearch
+
+__all__ = [
+    "OBJECTIVES",
+    "STRATEGIES",
+    "Costs",
+    "Evolution",
+    "Problem",
+    "RandomSearch",
+    "SpaceExhaustedError",
+    "Strategy",
+    "Trial",
+    "make_strategy",
+]
+
+STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
+    "evolution": Evolution,
+    "random": RandomSearch,
+}
+
+
+def make_strategy(name: str, problem: Problem, *, seed: int) -> Strategy:
+    """Make the strategy called `name`.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in STRATEGIES:
+        raise ConfigError(unknown_name("strategy", name, STRATEGIES))
+    return STRATEGIES[name](problem, seed=seed)

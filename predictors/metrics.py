@@ -1,0 +1,52 @@
+"""How good predicted latencies are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of predictions against measurements; shares are in [0, 1].
+
+    Attributes:
+        n: Networks compared.
+        mape: Mean absolute error over the measured value.
+        within_5: Share predicted within ±5 % of the measurement.
+        within_10: Share within ±10 %.
+        spearman: Rank correlation; nan for fewer than two networks.
+    """
+
+    n: int
+    mape: float
+    within_5: float
+    within_10: float
+    spearman: float
+
+
+def accuracy(predicted_ms: ArrayLike, measured_ms: ArrayLike) -> Accuracy:
+    """Compare two arrays of latencies, `(n,)` each.
+
+    Example:
+        >>> accuracy([1.0, 2.1, 4.6], [1.0, 2.0, 4.0])
+        Accuracy(n=3, mape=0.0667, within_5=0.6667, within_10=0.6667, spearman=1.0)
+    """
+    predicted = np.asarray(predicted_ms, dtype=np.float64)
+    measured = np.asarray(measured_ms, dtype=np.float64)
+    if predicted.shape != measured.shape or predicted.ndim != 1 or not len(predicted):
+        raise ValueError(
+            f"two arrays of equal length are needed, got shapes {predicted.shape} "
+            f"and {measured.shape}"
+        )
+    relative = np.abs(predicted / measured - 1)
+    ranks = pd.DataFrame({"predicted": predicted, "measured": measured}).rank()
+    rank = ranks["predicted"].corr(ranks["measured"]) if len(predicted) > 1 else float("nan")
+    return Accuracy(
+        len(predicted), round(float(relative.mean()), 4),
+        round(float((relative <= 0.05).mean()), 4), round(float((relative <= 0.10).mean()), 4),
+        round(float(rank), 4),
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""What a profiler returns: values, with their units in their names and their raw samples kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from profilers.kernels import Kernel
+from profilers.onnx_models import OnnxModel
+from profilers.targets import Target
+from profilers.timing import LatencySamples
+
+
+@dataclass(frozen=True)
+class KernelNode:
+    """A kernel where it stands in one network.
+
+    Attributes:
+        name: The runtime's name of the node; unique in the network.
+        kernel: What runs.
+        reads: Names of the tensors that it reads, weights included.
+        writes: Names of the tensors that it writes.
+    """
+
+    name: str
+    kernel: Kernel
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KernelLatency:
+    """A kernel's latency in situ: in a run of the whole network, with its caches and layouts.
+
+    Attributes:
+        name: The runtime's name of the node.
+        kernel: What ran.
+        latency_ms: Mean of the faster half of its runs. The runtime's profile counts in whole
+            microseconds, so neither a minimum nor a median of it would resolve small kernels.
+        n_samples: Runs that were timed.
+    """
+
+    name: str
+    kernel: Kernel
+    latency_ms: float
+    n_samples: int
+
+
+@dataclass(frozen=True)
+class NetworkMeasurement:
+    """One network on one target: end to end, by kernel, and in memory.
+
+    Attributes:
+        name: For people.
+        digest: Tells models apart.
+        target: Where it ran.
+        samples: End-to-end runs, in a session that is not being profiled.
+        kernels: In the order in which they ran, from a session that is.
+        peak_memory_bytes: Most bytes of tensors in use at once in the runtime's arena during a
+            run, memory-pattern planning off; the model's weights and its inputs are not in it.
+            None: not measured.
+        tags: What else is known of the network (space, genotype, family).
+    """
+
+    name: str
+    digest: str
+    target: Target
+    samples: LatencySamples
+    kernels: tuple[KernelLatency, ...]
+    peak_memory_bytes: int | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def latency_ms(self) -> float:
+        """End-to-end latency of one run: the number that budgets are compared with."""
+        return self.samples.latency_ms
+
+    @property
+    def kernel_sum_ms(self) -> float:
+        """Sum of the latencies of all kernels; overheads of the runtime are not in it."""
+        return sum(kernel.latency_ms for kernel in self.kernels)
+
+
+class Profiler(Protocol):
+    """Runs models on one target. `OnnxRuntimeProfiler` is an example."""
+
+    target: Target
+
+    def kernels(self, model: OnnxModel) -> tuple[KernelNode, ...]:
+        """The kernels that the runtime makes of `model`, without timing it.
+
+        Raises `ModelError` if the runtime cannot run it.
+        """
+
+    def profile(
+        self, model: OnnxModel, *, seconds: float, tags: Mapping[str, str]
+    ) -> NetworkMeasurement:
+        """Measure `model` within about `seconds`.
+
+        Raises `ModelError` if the runtime cannot run it.
+        """

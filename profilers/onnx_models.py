@@ -1,0 +1,191 @@
+"""Read ONNX models from strangers, and make inputs for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from profilers.errors import ModelError
+
+# The newest that the runtimes in `targets.py` read; `onnx` itself may write newer ones.
+MAX_IR_VERSION = 11
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Name, element type and static shape of one input of a model."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A checked model with static input shapes.
+
+    Attributes:
+        name: File name without its ending.
+        proto: The model; every node has a name of its own.
+        inputs: What a run must be given, initialisers left out.
+        digest: Hash of the bytes, tells models apart.
+        dimensions: Values for the symbolic dimensions of the inputs, by their name.
+    """
+
+    name: str
+    proto: onnx.ModelProto
+    inputs: tuple[InputSpec, ...]
+    digest: str
+    dimensions: Mapping[str, int]
+
+    def random_inputs(self, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
+        """Standard normal floats and small integers of the right shapes, by input name."""
+        feed: dict[str, NDArray[np.generic]] = {}
+        for spec in self.inputs:
+            if np.issubdtype(spec.dtype, np.floating):
+                feed[spec.name] = rng.standard_normal(spec.shape).astype(spec.dtype)
+            else:  # token ids, masks, lengths: 0 and 1 are valid for all
+                feed[spec.name] = rng.integers(0, 2, spec.shape).astype(spec.dtype)
+        return feed
+
+
+def load_model(
+    path: Path, *, batch: int | None = None, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> OnnxModel:
+    """Read and check an ONNX file.
+
+    Args:
+        path: The file.
+        batch: Value of a symbolic first dimension; None: such a dimension needs `shapes`.
+        shapes: Shapes of inputs by name, where the file leaves them open.
+
+    Raises:
+        ModelError: The file is missing, no ONNX, not valid, or its shapes stay open.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        proto = onnx.load_model_from_string(data)
+        if not proto.graph.node and not proto.graph.output:
+            raise DecodeError("it holds no graph")
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        # ONNX's own reader refuses external data outside the model's folder.
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{path} is not a readable ONNX model ({len(data):,} bytes): {reason}. "
+            f"Export it again, or check that the download is complete."
+        ) from None
+    return make_model(
+        proto, name=path.stem, digest=hashlib.sha256(data).hexdigest(), batch=batch, shapes=shapes
+    )
+
+
+def make_model(
+    proto: onnx.ModelProto,
+    *,
+    name: str,
+    digest: str | None = None,
+    batch: int | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> OnnxModel:
+    """Check a model that is already in memory; see `load_model`."""
+    shapes = dict(shapes or {})
+    digest = digest or hashlib.sha256(proto.SerializeToString()).hexdigest()
+    proto.ir_version = min(proto.ir_version, MAX_IR_VERSION)
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    weights |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
+    dimensions: dict[str, int] = {}
+    inputs = []
+    for value in proto.graph.input:
+        if value.name in weights:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise ModelError(
+                f"input {value.name!r} of {name} is no tensor; only tensors are supported"
+            )
+        given = shapes.pop(value.name, None)
+        shape = _static_shape(name, value, batch, given, dimensions)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        inputs.append(InputSpec(value.name, np.dtype(dtype), shape))
+    if shapes:
+        raise ModelError(
+            f"{name} has no input {sorted(shapes)[0]!r}; its inputs are "
+            f"{', '.join(repr(spec.name) for spec in inputs)}"
+        )
+    _name_nodes(proto)
+    return OnnxModel(name, proto, tuple(inputs), digest, dimensions)
+
+
+def _static_shape(
+    model: str,
+    value: onnx.ValueInfoProto,
+    batch: int | None,
+    given: tuple[int, ...] | None,
+    dimensions: dict[str, int],
+) -> tuple[int, ...]:
+    tensor = value.type.tensor_type
+    dims = list(tensor.shape.dim)
+    text = "×".join(
+        d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in dims
+    )
+    if given is not None:
+        fits = (not tensor.HasField("shape")) or (
+            len(given) == len(dims)
+            and all(
+                not d.HasField("dim_value") or d.dim_value == size
+                for d, size in zip(dims, given, strict=True)
+            )
+        )
+        if not fits or any(size < 1 for size in given):
+            raise ModelError(
+                f"input {value.name!r} of {model} has shape {text}; the given shape "
+                f"{'×'.join(map(str, given))} does not fit it"
+            )
+        shape = given
+    else:
+        open_dims = [d for d in dims if not d.HasField("dim_value") or d.dim_value < 1]
+        is_batch = batch is not None and open_dims == dims[:1]
+        if (open_dims and not is_batch) or not tensor.HasField("shape"):
+            batch_hint = " (or --batch N)" if open_dims == dims[:1] else ""
+            example = ",".join(
+                str(d.dim_value)
+                if d.HasField("dim_value") and d.dim_value > 0
+                else "1"
+                if i == 0
+                else "N"
+                for i, d in enumerate(dims)
+            )
+            raise ModelError(
+                f"input {value.name!r} of {model} has the dynamic shape {text or 'unknown'}; a "
+                f"latency needs a static one: give --shape {value.name}={example or '...'}"
+                f"{batch_hint}"
+            )
+        shape = tuple(int(d.dim_value) or int(batch or 1) for d in dims)
+    if batch is not None and dims and dims[0].dim_value > 0 and dims[0].dim_value != batch:
+        raise ModelError(
+            f"input {value.name!r} of {model} has a fixed batch of "
+            f"{dims[0].dim_value}, but the target has batch {batch}"
+        )
+    for dim, size in zip(dims, shape, strict=False):
+        if dim.dim_param:
+            dimensions[dim.dim_param] = size
+    return shape
+
+
+def _name_nodes(proto: onnx.ModelProto) -> None:
+    """Give every node a name of its own: the runtime's profile knows nodes by name only."""
+    seen: set[str] = set()
+    for i, node in enumerate(proto.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.name or node.op_type}__{i}"
+        seen.add(node.name)

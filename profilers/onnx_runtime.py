@@ -1,0 +1,252 @@
+"""Target `onnxruntime-cpu`: kernels in situ from ONNX Runtime's own profile and optimized graph.
+
+The profile gives every kernel's time and tensor shapes, the saved optimized graph its attributes,
+its fused activation and what it is connected to; both know a node by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from profilers.errors import ModelError
+from profilers.kernels import AttributeValue, Kernel, Tensor
+from profilers.measurement import KernelLatency, KernelNode, NetworkMeasurement
+from profilers.onnx_models import OnnxModel
+from profilers.targets import Target
+from profilers.timing import (
+    MIN_CLEAN_SAMPLES,
+    TIGHT_RELATIVE_ERROR,
+    LatencySamples,
+    sample_latency,
+)
+
+Feed = Mapping[str, NDArray[np.generic]]
+
+N_WARMUP = 3
+N_ROUNDS = 6
+PROFILED_SHARE = 0.35  # of the time: the rest goes to the end-to-end latency
+MAX_PROFILE_EVENTS = 60_000  # about 40 MB of JSON to parse
+_SUFFIX = "_kernel_time"
+
+
+class OnnxRuntimeProfiler:
+    """Measures ONNX models with ONNX Runtime's CPU kernels, interleaved and end to end.
+
+    Example:
+        >>> from profilers.targets import make_target
+        >>> profiler = OnnxRuntimeProfiler(make_target("onnxruntime-cpu", threads=1))
+        >>> profiler.target.threads
+        1
+    """
+
+    def __init__(self, target: Target, *, seed: int = 0) -> None:
+        self.target = target
+        self._seed = seed
+
+    def kernels(self, model: OnnxModel) -> tuple[KernelNode, ...]:
+        """The kernels that ONNX Runtime makes of `model`, in the order in which they run."""
+        with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
+            session = self._profiled_session(model, Path(folder))
+            self._run(session, model, self._feed(model))
+            return _join(*_read_profile(session, Path(folder)))[0]
+
+    def profile(
+        self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None
+    ) -> NetworkMeasurement:
+        """Measure `model` end to end and by kernel, in turns, for at most about `seconds`.
+
+        Raises:
+            ModelError: ONNX Runtime cannot load or run the model.
+        """
+        feed = self._feed(model)
+        with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
+            plain = self._session(model, ort.SessionOptions())
+            profiled = self._profiled_session(model, Path(folder))
+            names = [output.name for output in plain.get_outputs()]
+            for _ in range(N_WARMUP):
+                self._run(plain, model, feed)
+                self._run(profiled, model, feed)
+            start = time.perf_counter()
+            plain.run(names, feed)
+            once_s = max(time.perf_counter() - start, 1e-6)
+            n_plain = max(2, round(seconds * (1 - PROFILED_SHARE) / once_s / N_ROUNDS))
+            n_profiled = max(2, round(seconds * PROFILED_SHARE / once_s / N_ROUNDS))
+            n_profiled = min(
+                n_profiled,
+                1 + MAX_PROFILE_EVENTS // (N_ROUNDS * max(1, len(model.proto.graph.node))),
+            )
+
+            samples: LatencySamples | None = None
+            deadline = time.perf_counter() + seconds
+            for i in range(N_ROUNDS):
+                new = sample_latency(partial(plain.run, names, feed), n_samples=n_plain)
+                samples = samples.extended(new) if samples else new
+                for _ in range(n_profiled):
+                    profiled.run(names, feed)
+                enough = (~samples.is_contended).sum() >= 2 * MIN_CLEAN_SAMPLES
+                tight = enough and samples.relative_error < TIGHT_RELATIVE_ERROR / 4
+                if i >= 1 and (tight or time.perf_counter() > deadline):
+                    break
+            assert samples is not None
+            nodes, latencies, peak = _join(*_read_profile(profiled, Path(folder)))
+        kernels = tuple(
+            KernelLatency(node.name, node.kernel, ms, n)
+            for node, (ms, n) in zip(nodes, latencies, strict=True)
+        )
+        return NetworkMeasurement(
+            model.name, model.digest, self.target, samples, kernels, peak, dict(tags or {})
+        )
+
+    def latency(self, models: Sequence[OnnxModel], *, seconds: float) -> list[LatencySamples]:
+        """End-to-end samples of several models in turns, so that all meet the same machine.
+
+        `seconds` is for each model.
+        """
+        sessions = [self._session(model, ort.SessionOptions()) for model in models]
+        runs = []
+        for session, model in zip(sessions, models, strict=True):
+            feed = self._feed(model)
+            names = [output.name for output in session.get_outputs()]
+            for _ in range(N_WARMUP):
+                self._run(session, model, feed)
+            start = time.perf_counter()
+            session.run(names, feed)
+            once_s = max(time.perf_counter() - start, 1e-6)
+            runs.append((session, names, feed, max(2, round(seconds / once_s / N_ROUNDS))))
+        samples: list[LatencySamples | None] = [None] * len(models)
+        for _ in range(N_ROUNDS):
+            for i, (session, names, feed, n) in enumerate(runs):
+                session.run(names, feed)  # the others' runs have taken its place in the caches
+                new = sample_latency(partial(session.run, names, feed), n_samples=n)
+                before = samples[i]
+                samples[i] = before.extended(new) if before else new
+        return [s for s in samples if s is not None]
+
+    def _feed(self, model: OnnxModel) -> Feed:
+        return model.random_inputs(np.random.default_rng(self._seed))
+
+    def _session(self, model: OnnxModel, options: ort.SessionOptions) -> ort.InferenceSession:
+        options.intra_op_num_threads = self.target.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what matters is raised
+        for name, size in model.dimensions.items():
+            options.add_free_dimension_override_by_name(name, size)
+        try:
+            return ort.InferenceSession(
+                model.proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime's exceptions share no other base
+            raise ModelError(
+                f"ONNX Runtime {self.target.version} cannot load {model.name}: {_first_line(error)}"
+            ) from None
+
+    def _profiled_session(self, model: OnnxModel, folder: Path) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / "profile")
+        options.enable_mem_pattern = False  # so that the profile shows each tensor's bytes
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
+        # Only the graph is read: keep the weights, often hundreds of megabytes, out of it.
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", "weights.bin"
+        )
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+        )
+        return self._session(model, options)
+
+    def _run(self, session: ort.InferenceSession, model: OnnxModel, feed: Feed) -> None:
+        try:
+            session.run(None, feed)
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime {self.target.version} cannot run {model.name}: {_first_line(error)}"
+            ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _read_profile(
+    session: ort.InferenceSession, folder: Path
+) -> tuple[list[dict[str, Any]], onnx.GraphProto]:
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    graph = onnx.load_model(str(folder / "optimized.onnx"), load_external_data=False).graph
+    kernel_events = [
+        event for event in events if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX)
+    ]
+    return kernel_events, graph
+
+
+def _join(
+    events: list[dict[str, Any]], graph: onnx.GraphProto
+) -> tuple[tuple[KernelNode, ...], list[tuple[float, int]], int | None]:
+    """Nodes in running order, `(latency_ms, n_samples)` of each, and the peak of bytes in use."""
+    by_name = {node.name: node for node in graph.node}
+    if len(by_name) != len(graph.node):  # fused nodes without a name of their own
+        by_name = {name: node for name, node in by_name.items() if name}
+    durations: dict[str, list[int]] = defaultdict(list)
+    first: dict[str, dict[str, Any]] = {}
+    peak = 0
+    for event in events:
+        name = event["name"].removesuffix(_SUFFIX)
+        durations[name].append(event["dur"])
+        if name not in first:
+            first[name] = event["args"]
+            peak = max(peak, int(event["args"].get("mem_in_use_peak", 0)))
+    nodes, latencies = [], []
+    for name, args in first.items():
+        node = by_name.get(name)
+        nodes.append(KernelNode(
+            name,
+            Kernel(
+                kind=_kind(node) if node is not None else args["op_name"],
+                attributes=_attributes(node) if node is not None else (),
+                inputs=_tensors(args["input_type_shape"]),
+                outputs=_tensors(args["output_type_shape"]),
+            ),
+            tuple(node.input) if node is not None else (),
+            tuple(node.output) if node is not None else (),
+        ))  # fmt: skip
+        us = np.sort(np.array(durations[name][N_WARMUP:] or durations[name], dtype=np.float64))
+        latencies.append((float(us[: (len(us) + 1) // 2].mean()) / 1e3, len(us)))
+    return tuple(nodes), latencies, peak or None
+
+
+def _kind(node: onnx.NodeProto) -> str:
+    return f"{node.domain}:{node.op_type}" if node.domain else str(node.op_type)
+
+
+def _attributes(node: onnx.NodeProto) -> tuple[tuple[str, AttributeValue], ...]:
+    found: list[tuple[str, AttributeValue]] = []
+    for attribute in sorted(node.attribute, key=lambda a: a.name):
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        elif isinstance(value, list | tuple):
+            if not all(isinstance(item, int | float) for item in value):
+                continue
+            value = tuple(value)
+        elif not isinstance(value, int | float):
+            continue  # tensors and graphs: their size shows in the shapes
+        found.append((str(attribute.name), value))
+    return tuple(found)
+
+
+def _tensors(typed_shapes: Sequence[Mapping[str, Sequence[int]]]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(dtype, tuple(shape)) for item in typed_shapes for dtype, shape in item.items()
+    )

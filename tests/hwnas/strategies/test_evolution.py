@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from hwnas import pareto
+from hwnas.strategies import Evolution, RandomSearch, Trial
+from hwnas.strategies.proposals import mutate
+
+
+def objectives_of(strategy, toy, n_trials):
+    found = []
+    for number in range(n_trials):
+        genotype = strategy.ask()
+        found.append(toy.objectives(genotype))
+        strategy.tell(Trial(number, genotype, found[-1]))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("limit_ms", [None, 1.0])
+def test_evolution_dominates_more_than_random_search(make_toy, limit_ms):
+    toy = make_toy(limit_ms=limit_ms)
+    volumes = {}
+    for strategy in (Evolution, RandomSearch):
+        volumes[strategy] = [
+            pareto.hypervolume(
+                objectives_of(strategy(toy.problem, seed=seed), toy, 60), [1.0, 10.0]
+            )
+            for seed in range(5)
+        ]
+    print(volumes)
+    assert np.median(volumes[Evolution]) > 1.02 * np.median(volumes[RandomSearch])
+
+
+def test_the_first_proposals_are_spread_over_the_latencies_that_the_budget_leaves(make_toy):
+    toy = make_toy(limit_ms=3.0)
+    latency_ms = objectives_of(Evolution(toy.problem, seed=0, n_initial=8), toy, 8)[:, 1]
+    drawn = toy.problem.space.sample(np.random.default_rng(1), 4096)
+    feasible_ms = toy.problem.predict(drawn[toy.problem.is_feasible(drawn)]).latency_ms
+    # Eight even steps of log latency: no gap is much wider than a seventh of the range.
+    steps = np.diff(np.sort(np.log(latency_ms)))
+    assert steps.max() < 1.5 * (np.log(feasible_ms.max()) - np.log(feasible_ms.min())) / 7
+
+
+def test_mutation_changes_at_least_one_gene_and_stays_within_the_options():
+    n_options = (1, 2, 3, 7)
+    parents = np.random.default_rng(0).integers(0, n_options, size=(2000, 4))
+    children = mutate(parents, n_options, np.random.default_rng(1))
+    assert ((children >= 0) & (children < n_options)).all()
+    assert (children[:, 0] == 0).all()
+    n_changed = (children != parents).sum(axis=1)
+    # Two genes are picked on average, some picks change nothing: a single option, or the same one.
+    assert 0.6 < n_changed.mean() < 2
+    # Half of the moves go to a neighbour, and so do 2 of 7 of the others.
+    steps = np.abs(children[:, 3] - parents[:, 3])
+    assert (steps[steps > 0] == 1).mean() == pytest.approx(0.5 + 0.5 * 2 / 7, abs=0.1)
+
+
+@pytest.mark.parametrize("sizes", [{"n_initial": 1}, {"population_size": 0}])
+def test_fewer_than_two_parents_are_refused(make_toy, sizes):
+    with pytest.raises(ValueError, match="two parents"):
+        Evolution(make_toy().problem, seed=0, **sizes)
