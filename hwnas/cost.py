@@ -39,7 +39,7 @@ _REORDER_INPUT = "com.microsoft.nchwc:ReorderInput"
 _REORDER_OUTPUT = "com.microsoft.nchwc:ReorderOutput"
 _REORDERS = (_REORDER_INPUT, _REORDER_OUTPUT)
 _UNKNOWN, _EMPTY = -1, 0
-_VERSION = 1  # of the stored pieces; raise it when the cutting below changes
+_VERSION = 2  # of the stored pieces; raise it when the cutting below changes
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,24 @@ def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> PieceKernels:
     layout = PLAIN
     if after is not None:
         source = next((node for node in piece if after.reads[0] in node.writes), None)
-        if source is not None and source.kernel.kind == _REORDER_INPUT:
-            piece.remove(source)  # it belongs to the neighbour
-        elif source is None:
-            layout = PLAIN if before is None else BLOCKED  # the block does nothing
-        elif (
-            source.kernel.kind.startswith(_BLOCKED_DOMAIN) and source.kernel.kind != _REORDER_OUTPUT
-        ):
-            layout = BLOCKED
+        if source is None:  # the block does nothing
+            layout = PLAIN if before is None else BLOCKED
+        else:
+            is_blocked = source.kernel.kind.startswith(_BLOCKED_DOMAIN)
+            is_blocked &= source.kernel.kind != _REORDER_INPUT
+            readers = [n for n in piece if set(source.writes).intersection(n.reads)]
+            if source.kernel.kind in _REORDERS and not readers:
+                piece.remove(source)  # the neighbour asked for it, and it is counted there
+            layout = BLOCKED if is_blocked else PLAIN
     return PieceKernels(tuple(node.kernel for node in piece), layout)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What can be counted on n networks, each `(n,)`."""
+
+    params: NDArray[np.int64]
+    macs: NDArray[np.int64]
 
 
 class CostTable:
@@ -239,6 +248,11 @@ class CostTable:
             latency.latency_ms, latency.low_ms, latency.high_ms, latency.known_share,
             params=sums[:, 3].astype(np.int64), macs=sums[:, 4].astype(np.int64),
         )  # fmt: skip
+
+    def counts(self, genotypes: GenotypeArray) -> Counts:
+        """Parameters and MACs of `(n, len(choices))` genotypes; needs no predictor."""
+        sums = self._walk(genotypes)
+        return Counts(sums[:, 3].astype(np.int64), sums[:, 4].astype(np.int64))
 
     def kernels(self, genotype: Genotype) -> tuple[Kernel, ...]:
         """The kernels of one network, in the order of its blocks."""

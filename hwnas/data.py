@@ -368,12 +368,14 @@ def _load_folder(name: str, folder: Path) -> DataSet:
     class_names = tuple(p.name for p in _subfolders(roots["train"]))
     files = {part: _list_images(root, class_names) for part, root in roots.items()}
     splits = _decode(files, folder)
+    n = _held_out(splits["train"])
     if not parts:
-        n = _held_out(splits["train"])
-        return DataSet(name, *_cut(splits["train"], n, n), class_names)
-    if "validation" not in splits:
-        splits["train"], splits["validation"] = _cut(splits["train"], _held_out(splits["train"]))
-    return DataSet(name, splits["train"], splits["validation"], splits["test"], class_names)
+        train, validation, test = _cut(splits["train"], n, n)
+    elif "validation" not in parts:
+        (train, validation), test = _cut(splits["train"], n), splits["test"]
+    else:
+        train, validation, test = splits["train"], splits["validation"], splits["test"]
+    return DataSet(name, train, validation, test, class_names)
 
 
 def _list_images(root: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:

@@ -42,8 +42,9 @@ def to_onnx(
         warnings.simplefilter("ignore")  # it announces its retirement at every call
         try:
             torch.onnx.export(
-                module, tuple(examples), buffer, dynamo=False, opset_version=OPSET,
-                input_names=list(input_names), output_names=list(output_names),
+                module, tuple(examples), buffer,  # type: ignore[arg-type]  # (it takes files too)
+                dynamo=False, opset_version=OPSET, input_names=list(input_names),
+                output_names=list(output_names),
             )  # fmt: skip
         except (TypeError, ImportError, AttributeError):
             program = torch.onnx.export(

@@ -45,7 +45,12 @@ INTERRUPTED = "interrupted"
 
 
 class Record:
-    """The trials of one search, written as they happen. Made by `Record.open`."""
+    """The trials of one search, written as they happen. Made by `Record.open`.
+
+    Attributes:
+        where: The path or URL, as messages show it.
+        study: The Optuna study, for its plots, importances and data frames.
+    """
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Record:
         lock: IO[str] | None,
     ) -> None:
         self.where = where
+        self.study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
         self._storage = storage
         self._study_id = study_id
         self._space = space
@@ -65,7 +71,7 @@ class Record:
             choice.name: CategoricalDistribution(choice.options) for choice in space.choices
         }
         self._stale: dict[int, list[int]] = {}  # proposal number to rows that a kill left running
-        self._n_told = 0
+        self._n_told: int | None = None  # None: opened for reading
 
     @classmethod
     def open(cls, location: Path | str, space: SearchSpace, *, create: bool) -> Self:
@@ -99,11 +105,6 @@ class Record:
             undo.pop_all()
         return record
 
-    @property
-    def study(self) -> optuna.Study:
-        """The Optuna study, for its plots, importances and data frames."""
-        return optuna.load_study(study_name=STUDY_NAME, storage=self._storage)
-
     def trials(self) -> list[Trial]:
         """All finished trials, in the order in which the strategy was told of them."""
         return [self._trial(row, outcome) for row, outcome in self._told_rows()]
@@ -135,7 +136,7 @@ class Record:
         predicted: Mapping[str, float],
         constraints: Mapping[str, float],
     ) -> int:
-        """Write that a proposal is about to be evaluated.
+        """Write that a proposal is about to be evaluated; with `create` only.
 
         Args:
             number: Index of the proposal; that of an interrupted one starts it again.
@@ -146,6 +147,10 @@ class Record:
         Returns:
             The handle for `finish` or `fail`.
         """
+        if self._n_told is None:
+            raise ValueError(
+                f"the record {self.where} was opened for reading, not with create=True"
+            )
         row = create_trial(
             state=TrialState.RUNNING,
             params=self._space.options(genotype),
@@ -174,6 +179,7 @@ class Record:
         self._end(handle, objectives=None, failure=reason, result=result or {})
 
     def _end(self, handle: int, **outcome: Any) -> None:
+        assert self._n_told is not None  # `start` made the handle
         with self._writing():
             told = {"told": self._n_told, **outcome}
             self._storage.set_trial_user_attr(handle, "outcome", told)
@@ -206,7 +212,8 @@ class Record:
     def _rows(self) -> list[FrozenTrial]:
         """Our rows in the order of their start; somebody else's in the same study are not ours."""
         with storage_errors(f"cannot read the record {self.where}", "It may be damaged"):
-            rows = self._storage.get_all_trials(self._study_id, deepcopy=False)
+            # Through the study, which keeps finished rows in memory.
+            rows = self.study.get_trials(deepcopy=False)
         return [row for row in rows if "proposal" in row.user_attrs]
 
     def _told_rows(self) -> list[tuple[FrozenTrial, dict[str, Any]]]:
@@ -224,15 +231,17 @@ class Record:
 
     def _take_over(self) -> None:
         """Settle what a killed search left: finish the rows that ended, note those that did not."""
+        self._n_told = 0
         for row in self._rows():
-            handle = self._storage.get_trial_id_from_study_id_trial_number(
-                self._study_id, row.number
-            )
             outcome = row.user_attrs.get("outcome")
             if outcome is not None:
                 self._n_told = max(self._n_told, outcome["told"] + 1)
-            if row.state == TrialState.RUNNING:
-                if outcome is None:
-                    self._stale.setdefault(row.user_attrs["proposal"], []).append(handle)
-                else:
-                    self._set_state(handle, outcome)
+            if row.state != TrialState.RUNNING:
+                continue
+            handle = self._storage.get_trial_id_from_study_id_trial_number(
+                self._study_id, row.number
+            )
+            if outcome is None:
+                self._stale.setdefault(row.user_attrs["proposal"], []).append(handle)
+            else:
+                self._set_state(handle, outcome)

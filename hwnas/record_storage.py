@@ -74,7 +74,8 @@ def open_storage(location: Path | str) -> RDBStorage:
         return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": partial(_connect, path)})
     except ImportError as error:
         raise ConfigError(
-            f"the driver of this database is not installed: {error}. Install it, or give a path"
+            f"the driver of this database is not installed: {error.__cause__ or error}. "
+            f"Install it, or give a path"
         ) from error
     except RuntimeError as error:  # the tables are of another version of Optuna
         raise RunFolderError(f"cannot use the record {path or 'given'}: {error}") from error

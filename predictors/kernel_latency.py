@@ -22,6 +22,7 @@ MIN_OF_A_KIND = 6  # fewer kernels of a kind share the roofline of all kinds
 EXTENT_MARGIN = 0.7  # natural log: up to twice outside of what was measured is still known
 N_TREES = 48
 MIN_FLOOR_MS = 1e-4
+QUANTILE = 0.25
 _ANY_KIND = ""
 
 
@@ -32,7 +33,8 @@ class KernelLatencyPredictor:
     within what was measured of that kind (up to a factor of two).
 
     Attributes:
-        measured_ms_: Median latency of every kernel seen in `fit`, by `Kernel.key`.
+        measured_ms_: Latency of every kernel seen in `fit`, by `Kernel.key`; the lower quartile of
+            its measurements, because what disturbs one only ever adds time.
         rooflines_: ms per launch, MAC and byte, `(3,)`, by kind; `""` holds for all others.
         extents_: Smallest and largest `EXTENT` features of each kind, `(2, 4)`.
         error_: Median absolute log error on kernels of kinds seen, sizes unseen (out of fold).
@@ -58,7 +60,7 @@ class KernelLatencyPredictor:
         for kernel, ms in zip(kernels, latency_ms, strict=True):
             samples.setdefault(kernel.key, []).append(float(ms))
             distinct[kernel.key] = kernel
-        self.measured_ms_ = {key: float(np.median(ms)) for key, ms in samples.items()}
+        self.measured_ms_ = {key: float(np.quantile(ms, QUANTILE)) for key, ms in samples.items()}
         unique = list(distinct.values())
         y_ms = np.maximum(np.array([self.measured_ms_[k.key] for k in unique]), MIN_FLOOR_MS)
         kinds = np.array([kernel.kind for kernel in unique])

@@ -21,7 +21,8 @@ FloatArray = NDArray[np.float64]
 MIN_NETWORKS = 8
 N_FOLDS = 5
 DEFAULT_LEVEL = 0.9
-RIDGE = 1e-3
+RIDGE = 1e-4
+N_REWEIGHTINGS, MIN_RESIDUAL = 12, 0.01
 PIECE_TAG = "pieces"  # tag of measurements that hold kernels only, not a network
 
 
@@ -83,6 +84,9 @@ class NetworkLatencyPredictor:
                 f"{len(targets)}: {', '.join(sorted(targets)) or 'none'}"
             )
         networks = [m for m in measurements if PIECE_TAG not in m.tags]
+        steady = [m for m in networks if m.samples.warning is None]
+        if len(steady) >= max(MIN_NETWORKS, len(networks) / 2):
+            networks = steady  # the others were measured on a machine that was busy throughout
         if len(networks) < MIN_NETWORKS:
             raise PredictorError(
                 f"at least {MIN_NETWORKS} measured networks are needed, got "
@@ -220,12 +224,18 @@ def _measured_ms(networks: Sequence[NetworkMeasurement]) -> FloatArray:
 
 
 def _fit_overhead(sum_ms: FloatArray, n_kernels: FloatArray, measured_ms: FloatArray) -> FloatArray:
-    """`(a, b, c)`, drawn a little towards (1, 0, 0) so that few networks suffice."""
-    x = np.column_stack([sum_ms, n_kernels, np.ones(len(sum_ms))])
+    """`(a, b, c)`, drawn a little towards (1, 0, 0) so that few networks suffice.
+
+    Least absolute relative errors, by reweighting: a network that was measured while the machine
+    was slow must not bend the line for the others.
+    """
+    x = np.column_stack([sum_ms, n_kernels, np.ones(len(sum_ms))]) / measured_ms[:, None]
     prior = np.array([1.0, 0.0, 0.0])
-    weighted = x / measured_ms[:, None]
-    scale = weighted.std(axis=0) + np.abs(weighted).mean(axis=0) + 1e-12
-    z = weighted / scale
-    target = 1.0 - weighted @ prior
-    fitted = np.linalg.solve(z.T @ z + RIDGE * len(z) * np.eye(3), z.T @ target)
-    return np.asarray(prior + fitted / scale, dtype=np.float64)
+    scale = np.abs(x).mean(axis=0)
+    z, target = x / scale, 1.0 - x @ prior
+    weights = np.ones(len(z))
+    for _ in range(N_REWEIGHTINGS):
+        zw = z * weights[:, None]
+        step = np.linalg.solve(zw.T @ z + RIDGE * weights.sum() * np.eye(3), zw.T @ target)
+        weights = 1 / np.maximum(np.abs(target - z @ step), MIN_RESIDUAL)
+    return np.asarray(prior + step / scale, dtype=np.float64)

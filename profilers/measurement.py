@@ -36,8 +36,7 @@ class KernelLatency:
     Attributes:
         name: The runtime's name of the node.
         kernel: What ran.
-        latency_ms: Mean of the faster half of its runs. The runtime's profile counts in whole
-            microseconds, so neither a minimum nor a median of it would resolve small kernels.
+        latency_ms: Mean of its undisturbed runs.
         n_samples: Runs that were timed.
     """
 

@@ -171,15 +171,25 @@ def _static_shape(
                 f"{batch_hint}"
             )
         shape = tuple(int(d.dim_value) or int(batch or 1) for d in dims)
-    if batch is not None and dims and dims[0].dim_value > 0 and dims[0].dim_value != batch:
-        raise ModelError(
-            f"input {value.name!r} of {model} has a fixed batch of "
-            f"{dims[0].dim_value}, but the target has batch {batch}"
-        )
     for dim, size in zip(dims, shape, strict=False):
         if dim.dim_param:
             dimensions[dim.dim_param] = size
     return shape
+
+
+def check_batch(model: OnnxModel, batch: int) -> None:
+    """Make sure that one run of `model` is `batch` examples.
+
+    Raises:
+        ModelError: The model has another batch fixed.
+    """
+    for spec in model.inputs[:1]:
+        if len(spec.shape) > 1 and spec.shape[0] != batch:
+            raise ModelError(
+                f"input {spec.name!r} of {model.name} has the batch {spec.shape[0]} "
+                f"fixed, but the target has batch {batch}; give --batch "
+                f"{spec.shape[0]}, or export the model again"
+            )
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:

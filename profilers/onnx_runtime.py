@@ -10,8 +10,9 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from profilers.errors import ModelError
 from profilers.kernels import AttributeValue, Kernel, Tensor
 from profilers.measurement import KernelLatency, KernelNode, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
+from profilers.reference import reference_model
 from profilers.targets import Target
 from profilers.timing import (
-    MIN_CLEAN_SAMPLES,
-    TIGHT_RELATIVE_ERROR,
+    FAST_CHUNKS_PERCENTILE,
+    SLOW_CHUNK,
+    SLOW_REFERENCE,
     LatencySamples,
     sample_latency,
 )
@@ -35,9 +38,13 @@ from profilers.timing import (
 Feed = Mapping[str, NDArray[np.generic]]
 
 N_WARMUP = 3
-N_ROUNDS = 6
+N_ROUNDS = 24  # chunks: enough to tell slow ones from fast ones
 PROFILED_SHARE = 0.35  # of the time: the rest goes to the end-to-end latency
+PATIENCE = 4  # times the seconds asked for, while the machine is slow
+REFERENCE_SAMPLES, REFERENCE_WARMUP = 3, 200
+MIN_ROUNDS = 6  # for networks of which the time allows few runs
 MAX_PROFILE_EVENTS = 60_000  # about 40 MB of JSON to parse
+MIN_KERNEL_US = 0.05
 _SUFFIX = "_kernel_time"
 
 
@@ -54,6 +61,8 @@ class OnnxRuntimeProfiler:
     def __init__(self, target: Target, *, seed: int = 0) -> None:
         self.target = target
         self._seed = seed
+        self._reference: Callable[[], object] | None = None
+        self._best_reference_ms = float("inf")
 
     def kernels(self, model: OnnxModel) -> tuple[KernelNode, ...]:
         """The kernels that ONNX Runtime makes of `model`, in the order in which they run."""
@@ -89,18 +98,20 @@ class OnnxRuntimeProfiler:
             )
 
             samples: LatencySamples | None = None
-            deadline = time.perf_counter() + seconds
-            for i in range(N_ROUNDS):
-                new = sample_latency(partial(plain.run, names, feed), n_samples=n_plain)
+            slowdowns: list[float] = []
+            start = time.perf_counter()
+            while not self._is_enough(slowdowns, time.perf_counter() - start, seconds):
+                slowdown = self._slowdown()
+                new = sample_latency(
+                    partial(plain.run, names, feed), n_samples=n_plain, slowdown=slowdown
+                )
                 samples = samples.extended(new) if samples else new
                 for _ in range(n_profiled):
                     profiled.run(names, feed)
-                enough = (~samples.is_contended).sum() >= 2 * MIN_CLEAN_SAMPLES
-                tight = enough and samples.relative_error < TIGHT_RELATIVE_ERROR / 4
-                if i >= 1 and (tight or time.perf_counter() > deadline):
-                    break
+                slowdowns.append(slowdown)
             assert samples is not None
-            nodes, latencies, peak = _join(*_read_profile(profiled, Path(folder)))
+            is_steady = np.repeat(np.array(slowdowns) <= SLOW_REFERENCE, n_profiled)
+            nodes, latencies, peak = _join(*_read_profile(profiled, Path(folder)), is_steady)
         kernels = tuple(
             KernelLatency(node.name, node.kernel, ms, n)
             for node, (ms, n) in zip(nodes, latencies, strict=True)
@@ -108,6 +119,29 @@ class OnnxRuntimeProfiler:
         return NetworkMeasurement(
             model.name, model.digest, self.target, samples, kernels, peak, dict(tags or {})
         )
+
+    def _is_enough(self, slowdowns: Sequence[float], elapsed_s: float, seconds: float) -> bool:
+        """Whether the rounds so far do: those in which the machine was slow count little."""
+        n_steady = sum(slowdown <= SLOW_REFERENCE for slowdown in slowdowns)
+        if n_steady >= N_ROUNDS or elapsed_s > PATIENCE * seconds:
+            return len(slowdowns) >= MIN_ROUNDS
+        return len(slowdowns) >= MIN_ROUNDS and n_steady >= MIN_ROUNDS and elapsed_s > seconds
+
+    def _slowdown(self) -> float:
+        """How much slower than ever before in this process a small fixed network runs now."""
+        if self._reference is None:
+            model = reference_model()
+            session = self._session(model, ort.SessionOptions())
+            self._reference = partial(session.run, None, self._feed(model))
+            for _ in range(REFERENCE_WARMUP):
+                self._best_reference_ms = min(self._best_reference_ms, self._reference_ms())
+        now_ms = self._reference_ms()
+        self._best_reference_ms = min(self._best_reference_ms, now_ms)
+        return now_ms / self._best_reference_ms
+
+    def _reference_ms(self) -> float:
+        assert self._reference is not None
+        return sample_latency(self._reference, n_samples=REFERENCE_SAMPLES).min_ms
 
     def latency(self, models: Sequence[OnnxModel], *, seconds: float) -> list[LatencySamples]:
         """End-to-end samples of several models in turns, so that all meet the same machine.
@@ -129,7 +163,9 @@ class OnnxRuntimeProfiler:
         for _ in range(N_ROUNDS):
             for i, (session, names, feed, n) in enumerate(runs):
                 session.run(names, feed)  # the others' runs have taken its place in the caches
-                new = sample_latency(partial(session.run, names, feed), n_samples=n)
+                new = sample_latency(
+                    partial(session.run, names, feed), n_samples=n, slowdown=self._slowdown()
+                )
                 before = samples[i]
                 samples[i] = before.extended(new) if before else new
         return [s for s in samples if s is not None]
@@ -192,22 +228,28 @@ def _read_profile(
 
 
 def _join(
-    events: list[dict[str, Any]], graph: onnx.GraphProto
+    events: list[dict[str, Any]],
+    graph: onnx.GraphProto,
+    is_steady: NDArray[np.bool_] | None = None,
 ) -> tuple[tuple[KernelNode, ...], list[tuple[float, int]], int | None]:
-    """Nodes in running order, `(latency_ms, n_samples)` of each, and the peak of bytes in use."""
-    by_name = {node.name: node for node in graph.node}
-    if len(by_name) != len(graph.node):  # fused nodes without a name of their own
-        by_name = {name: node for name, node in by_name.items() if name}
+    """Nodes in running order, `(latency_ms, n_samples)` of each, and the peak of bytes in use.
+
+    `is_steady` says of every run after the warm-up whether the machine was at its best, `(runs,)`.
+    """
+    by_name = {node.name: node for node in graph.node if node.name}
     durations: dict[str, list[int]] = defaultdict(list)
+    intervals: dict[str, list[int]] = defaultdict(list)
     first: dict[str, dict[str, Any]] = {}
     peak = 0
-    for event in events:
+    for event, following in zip_longest(events, events[1:]):
         name = event["name"].removesuffix(_SUFFIX)
-        durations[name].append(event["dur"])
         if name not in first:
             first[name] = event["args"]
             peak = max(peak, int(event["args"].get("mem_in_use_peak", 0)))
-    nodes, latencies = [], []
+        durations[name].append(event["dur"])
+        if following is not None:
+            intervals[name].append(following["ts"] - event["ts"])
+    nodes = []
     for name, args in first.items():
         node = by_name.get(name)
         nodes.append(KernelNode(
@@ -221,9 +263,44 @@ def _join(
             tuple(node.input) if node is not None else (),
             tuple(node.output) if node is not None else (),
         ))  # fmt: skip
-        us = np.sort(np.array(durations[name][N_WARMUP:] or durations[name], dtype=np.float64))
-        latencies.append((float(us[: (len(us) + 1) // 2].mean()) / 1e3, len(us)))
-    return tuple(nodes), latencies, peak or None
+    return tuple(nodes), _kernel_latencies(durations, intervals, is_steady), peak or None
+
+
+def _kernel_latencies(
+    durations: Mapping[str, Sequence[int]],
+    intervals: Mapping[str, Sequence[int]],
+    is_steady: NDArray[np.bool_] | None,
+) -> list[tuple[float, int]]:
+    """`(latency_ms, n_samples)` of each node, from whole microseconds.
+
+    A duration is rounded down, so a kernel of 2.9 µs reads as 2 however often it is run. The
+    interval from a node's start to the next one's is a difference of two roundings: its mean over
+    runs is exact, but has the runtime's step between nodes in it. That step is the same for all
+    nodes; it is estimated as the median of interval - duration, and taken off.
+    """
+    names = list(durations)
+    n_runs = min(len(us) for us in durations.values())
+    runs = np.array([durations[name][:n_runs] for name in names], dtype=np.float64)
+    starts = np.array([intervals[name][: n_runs - 1] for name in names[:-1]], dtype=np.float64)
+    total_us = runs.sum(axis=0)
+    kept = np.ones(n_runs, dtype=bool)
+    if is_steady is not None and len(is_steady) == n_runs - N_WARMUP:
+        kept[:N_WARMUP] = False
+        kept[N_WARMUP:] = is_steady | ~is_steady.any()
+    kept &= total_us <= SLOW_CHUNK * np.percentile(total_us[kept], FAST_CHUNKS_PERCENTILE)
+    mean_us = _undisturbed_mean(runs[:, kept])
+    if len(names) > 1 and kept[: n_runs - 1].any():
+        # The last node's interval leads into the next run: it is no step between nodes.
+        steady_us = _undisturbed_mean(starts[:, kept[: n_runs - 1]])
+        step_us = np.median(steady_us - mean_us[:-1])
+        mean_us[:-1] = steady_us - step_us
+    return [(max(float(us), MIN_KERNEL_US) / 1e3, int(kept.sum())) for us in mean_us]
+
+
+def _undisturbed_mean(samples_us: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the runs `(n, runs)` that are at most 1 µs, the clock's step, above the median."""
+    is_high = samples_us > np.median(samples_us, axis=1, keepdims=True) + 1
+    return np.asarray(np.ma.masked_array(samples_us, is_high).mean(axis=1).filled(np.nan))
 
 
 def _kind(node: onnx.NodeProto) -> str:

@@ -4,8 +4,9 @@ Schema, version 1 (`PRAGMA user_version`):
 
 - `target(key, target, device)`: both as JSON; `key` is `Target.key`.
 - `network(id, target, name, digest, tags, latency_ms, peak_memory_bytes, wall_ms, cpu_ms, switches,
-  faults, created_at)`: one row a measurement; `latency_ms` repeats what the samples say, for
-  readers of the file; the raw samples are little-endian arrays (float64, float64, int64, int64).
+  faults, chunk, slowdown, created_at)`: one row a measurement; `latency_ms` repeats what the
+  samples say, for readers of the file; the raw samples are
+  little-endian arrays of 8-byte numbers.
 - `kernel(id, key)`: each distinct kernel once, as `Kernel.key`.
 - `network_kernel(network, position, name, kernel, latency_ms, n_samples)`: the kernels of a run.
 - `graph(runtime, key, nodes)`: what a runtime makes of a piece of a network, without times, so
@@ -40,7 +41,7 @@ CREATE TABLE network (
     id INTEGER PRIMARY KEY, target TEXT NOT NULL REFERENCES target, name TEXT NOT NULL,
     digest TEXT NOT NULL, tags TEXT NOT NULL, latency_ms REAL NOT NULL, peak_memory_bytes INTEGER,
     wall_ms BLOB NOT NULL, cpu_ms BLOB NOT NULL, switches BLOB NOT NULL, faults BLOB NOT NULL,
-    created_at REAL NOT NULL
+    chunk BLOB NOT NULL, slowdown BLOB NOT NULL, created_at REAL NOT NULL
 );
 CREATE INDEX network_by_target ON network (target, digest);
 CREATE TABLE kernel (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
@@ -146,7 +147,8 @@ class MeasurementStore:
             )
             network = connection.execute(
                 "INSERT INTO network (target, name, digest, tags, latency_ms, peak_memory_bytes, "
-                "wall_ms, cpu_ms, switches, faults, created_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                "wall_ms, cpu_ms, switches, faults, chunk, slowdown, created_at) "
+                "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     measurement.target.key,
                     measurement.name,
@@ -158,6 +160,8 @@ class MeasurementStore:
                     samples.cpu_ms.astype("<f8").tobytes(),
                     samples.switches.astype("<i8").tobytes(),
                     samples.faults.astype("<i8").tobytes(),
+                    samples.chunk.astype("<i8").tobytes(),
+                    samples.slowdown.astype("<f8").tobytes(),
                     time.time(),
                 ),
             ).lastrowid
@@ -194,18 +198,29 @@ class MeasurementStore:
                 )
             rows = self._connection.execute(
                 "SELECT id, target, name, digest, tags, peak_memory_bytes, wall_ms, cpu_ms, "
-                "switches, faults FROM network WHERE ?1 IS NULL OR target = ?1 ORDER BY id",
+                "switches, faults, chunk, slowdown FROM network "
+                "WHERE ?1 IS NULL OR target = ?1 ORDER BY id",
                 (target.key if target else None,),
             ).fetchall()
         return [
             NetworkMeasurement(
-                name, digest, targets[key],
-                LatencySamples(np.frombuffer(wall, "<f8"), np.frombuffer(cpu, "<f8"),
-                               np.frombuffer(switches, "<i8"), np.frombuffer(faults, "<i8")),
-                tuple(runs.get(i, ())), peak, json.loads(tags),
+                name=name,
+                digest=digest,
+                target=targets[key],
+                samples=LatencySamples(
+                    wall_ms=np.frombuffer(wall, "<f8"),
+                    cpu_ms=np.frombuffer(cpu, "<f8"),
+                    switches=np.frombuffer(switches, "<i8"),
+                    faults=np.frombuffer(faults, "<i8"),
+                    chunk=np.frombuffer(chunk, "<i8"),
+                    slowdown=np.frombuffer(slow, "<f8"),
+                ),
+                kernels=tuple(runs.get(i, ())),
+                peak_memory_bytes=peak,
+                tags=json.loads(tags),
             )
-            for i, key, name, digest, tags, peak, wall, cpu, switches, faults in rows
-        ]  # fmt: skip
+            for i, key, name, digest, tags, peak, wall, cpu, switches, faults, chunk, slow in rows
+        ]
 
     def graphs(self, runtime: str, keys: Sequence[str]) -> dict[str, list[Any]]:
         """The stored pieces among `keys`, as `add_graphs` was given them."""

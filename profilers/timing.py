@@ -24,8 +24,13 @@ FloatArray = NDArray[np.float64]
 # A thread that had the core all the time still shows a little less CPU time than wall time.
 WALL_OVER_CPU_TOLERANCE = 0.05
 WALL_OVER_CPU_TOLERANCE_MS = 0.005
+# Between chunks the whole machine changes speed (clocks, neighbours that share the core or caches):
+# nothing in a sample shows it, but it lasts for milliseconds, so a chunk shows it against others.
+SLOW_CHUNK = 1.05
+FAST_CHUNKS_PERCENTILE = 10
+# The same holds for minutes: only a fixed reference workload, timed beside the chunk, shows those.
+SLOW_REFERENCE = 1.15
 MIN_CLEAN_SAMPLES = 8
-TIGHT_RELATIVE_ERROR = 0.01
 
 
 @dataclass(frozen=True)
@@ -37,22 +42,43 @@ class LatencySamples:
         cpu_ms: CPU time of the calling thread in each run, `(n,)`.
         switches: Involuntary context switches of the thread in each run, `(n,)`.
         faults: Page faults of the thread in each run, `(n,)`.
+        chunk: Samples with the same number were taken without a break between them, `(n,)`.
+        slowdown: Time of a reference workload beside the chunk over its best ever, `(n,)`.
     """
 
     wall_ms: FloatArray
     cpu_ms: FloatArray
     switches: NDArray[np.int64]
     faults: NDArray[np.int64]
+    chunk: NDArray[np.int64]
+    slowdown: FloatArray
 
     def __post_init__(self) -> None:
         if not len(self.wall_ms):
             raise ValueError("at least one sample is needed, got none")
 
     @cached_property
-    def is_contended(self) -> NDArray[np.bool_]:
+    def _is_disturbed(self) -> NDArray[np.bool_]:
         """Whether the thread lost the core, waited, or took page faults, `(n,)`."""
         allowed_ms = self.cpu_ms * (1 + WALL_OVER_CPU_TOLERANCE) + WALL_OVER_CPU_TOLERANCE_MS
         return (self.switches > 0) | (self.faults > 0) | (self.wall_ms > allowed_ms)
+
+    @cached_property
+    def _is_slowed(self) -> NDArray[np.bool_]:
+        """Whether the machine was slower in the sample's chunk than at its best, `(n,)`."""
+        by_reference = self.slowdown > SLOW_REFERENCE
+        if by_reference.all():
+            return by_reference
+        chunks, chunk_of = np.unique(self.chunk, return_inverse=True)
+        medians = np.array([np.median(self.wall_ms[chunk_of == i]) for i in range(len(chunks))])
+        steady = np.unique(chunk_of[~by_reference])
+        floor_ms = np.percentile(medians[steady], FAST_CHUNKS_PERCENTILE)
+        return np.asarray(by_reference | (medians > SLOW_CHUNK * floor_ms)[chunk_of])
+
+    @property
+    def is_contended(self) -> NDArray[np.bool_]:
+        """Whether something else than the callable shows in the sample, `(n,)`."""
+        return self._is_disturbed | self._is_slowed
 
     @property
     def contended_share(self) -> float:
@@ -102,7 +128,8 @@ class LatencySamples:
         causes = {
             "lost the core": int((self.switches > 0).sum()),
             "page faults": int((self.faults > 0).sum()),
-            "waited": int((self.is_contended & (self.switches == 0) & (self.faults == 0)).sum()),
+            "waited": int((self._is_disturbed & (self.switches == 0) & (self.faults == 0)).sum()),
+            "machine slowed": int((self._is_slowed & ~self._is_disturbed).sum()),
         }
         seen = ", ".join(f"{cause} in {count}" for cause, count in causes.items() if count)
         return (
@@ -111,12 +138,14 @@ class LatencySamples:
         )
 
     def extended(self, other: LatencySamples) -> LatencySamples:
-        """These samples followed by those of `other`."""
+        """These samples followed by those of `other`, which were taken after a break."""
         return LatencySamples(
             np.concatenate([self.wall_ms, other.wall_ms]),
             np.concatenate([self.cpu_ms, other.cpu_ms]),
             np.concatenate([self.switches, other.switches]),
             np.concatenate([self.faults, other.faults]),
+            np.concatenate([self.chunk, other.chunk + self.chunk.max() + 1]),
+            np.concatenate([self.slowdown, other.slowdown]),
         )
 
 
@@ -132,13 +161,15 @@ def sample_latency(
     run: Callable[[], object],
     *,
     n_samples: int,
+    slowdown: float = 1.0,
     synchronize: Callable[[], object] = lambda: None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_clock_ns: Callable[[], int] = time.thread_time_ns,
     disturbances: Callable[[], tuple[int, int]] = thread_disturbances,
 ) -> LatencySamples:
-    """Time `run` `n_samples` times, one sample a call; warming up is the caller's.
+    """Time `run` `n_samples` times in one chunk, one sample a call; warming up is the caller's.
 
+    `slowdown` is what a reference workload showed just before, see `LatencySamples`.
     `synchronize` waits for a device to which `run` only queued work; it is inside the sample.
     The clocks are arguments so that tests need no real ones.
     """
@@ -156,5 +187,10 @@ def sample_latency(
         switches.append(switches_after - switches_before)
         faults.append(faults_after - faults_before)
     return LatencySamples(
-        np.array(wall_ns) / 1e6, np.array(cpu_ns) / 1e6, np.array(switches), np.array(faults)
+        np.array(wall_ns) / 1e6,
+        np.array(cpu_ns) / 1e6,
+        np.array(switches),
+        np.array(faults),
+        np.zeros(n_samples, dtype=np.int64),
+        np.full(n_samples, slowdown),
     )

@@ -252,7 +252,7 @@ class SearchSpace:
         """
         active = np.zeros(genotypes.shape, dtype=bool)
         for table in (self.input_table, *self.slot_tables):
-            reads = table.reads.reshape(-1, len(table.columns))[table.flat(genotypes)]
+            reads = table.reads.reshape(table.index.size, len(table.columns))[table.flat(genotypes)]
             for j, column in enumerate(table.columns):
                 active[:, column] |= reads[:, j]
         return np.where(active, genotypes, 0)

@@ -38,9 +38,15 @@ class _Plan:
 
 
 _SMALL = _Plan(
-    scales=(1, 1.5, 2), stem=(16, 1), stages=((16, 1), (32, 2), (64, 2)), features=128,
-    depths=(1, 2, 3), kernel_sizes=(3, 5), expand_ratios=(2, 4, 6), widths=(0.25, 0.5, 1.0),
-)  # fmt: skip
+    scales=(1, 2, 3),
+    stem=(16, 1),
+    stages=((32, 1), (64, 2), (128, 2)),
+    features=128,
+    depths=(1, 2, 3),
+    kernel_sizes=(3, 5),
+    expand_ratios=(2, 4, 6),
+    widths=(0.25, 0.5, 1.0),
+)
 _MEDIUM = _Plan(
     scales=(0.57, 0.79, 1), stem=(16, 1), stages=((16, 1), (32, 2), (64, 2), (96, 1)),
     features=256, depths=(1, 2, 3), kernel_sizes=(3, 5, 7), expand_ratios=(2, 4, 6),

@@ -79,7 +79,7 @@ class Evolution:
         """Feasible genotypes at even steps of log predicted latency, in random order."""
         proposals = self._proposals
         rng = proposals.rng(number=0)
-        drawn, costs = proposals.novel(self.problem.space.sample(rng, N_DRAWS))
+        drawn, costs = proposals.feasible(self.problem.space.sample(rng, N_DRAWS))
         if len(drawn) <= self.n_initial:
             return drawn
         log_ms = np.log(costs.latency_ms)

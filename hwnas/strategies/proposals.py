@@ -91,10 +91,16 @@ class Proposals:
         Returns:
             `(k, len(choices))` in the order of their first occurrence, k <= n, and k costs.
         """
-        unseen = self._unseen(genotypes)
-        costs = self.problem.predict(unseen)
+        return self._feasible(self._unseen(genotypes))
+
+    def feasible(self, genotypes: GenotypeArray) -> tuple[GenotypeArray, Costs]:
+        """Those that are canonical, distinct and feasible, seen ones too; and their costs."""
+        return self._feasible(_distinct(self.problem.space.canonical(genotypes)))
+
+    def _feasible(self, genotypes: GenotypeArray) -> tuple[GenotypeArray, Costs]:
+        costs = self.problem.predict(genotypes)
         is_feasible = self.problem.excess(costs) <= 0
-        return unseen[is_feasible], costs.take(is_feasible)
+        return genotypes[is_feasible], costs.take(is_feasible)
 
     def draw(self, rng: np.random.Generator) -> Genotype:
         """Draw one that may be proposed, uniformly over the feasible *genotypes*.
@@ -138,20 +144,16 @@ class Proposals:
 
     def _unseen(self, genotypes: GenotypeArray) -> GenotypeArray:
         """Canonical, distinct and not seen, in the order of their first occurrence."""
-        canonical = self.problem.space.canonical(genotypes)
-        first: dict[bytes, int] = {}
-        for i, row in enumerate(canonical):
-            key = row.tobytes()
-            if key not in self._seen:
-                first.setdefault(key, i)
-        return canonical[list(first.values())]
+        distinct = _distinct(self.problem.space.canonical(genotypes))
+        return distinct[[i for i, row in enumerate(distinct) if row.tobytes() not in self._seen]]
 
     @cached_property
     def _all(self) -> GenotypeArray:
         """The canonical genotypes of a small space."""
         space = self.problem.space
         rows = np.array(list(itertools.product(*map(range, space.n_options))), dtype=np.int64)
-        return np.unique(space.canonical(rows), axis=0)
+        distinct: GenotypeArray = np.unique(space.canonical(rows), axis=0)
+        return distinct
 
     @cached_property
     def _all_feasible(self) -> GenotypeArray:
@@ -189,3 +191,11 @@ class Proposals:
 def as_genotype(row: NDArray[np.int64]) -> Genotype:
     """One row of a genotype array as a tuple of plain integers."""
     return tuple(int(i) for i in row)
+
+
+def _distinct(genotypes: GenotypeArray) -> GenotypeArray:
+    """The rows without repetitions, in the order of their first occurrence."""
+    first: dict[bytes, int] = {}
+    for i, row in enumerate(genotypes):
+        first.setdefault(row.tobytes(), i)
+    return genotypes[list(first.values())]

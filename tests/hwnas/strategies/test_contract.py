@@ -120,9 +120,9 @@ def test_a_large_space_with_few_feasible_networks_ends_too(name, make_toy):
     [
         (
             1,
-            "the networks of the space meets latency_ms <= 0.01; the nearest needs latency_ms 0.06248",
+            "the networks of the space meets latency_ms <= 0.01; the nearest needs latency_ms 0.06",
         ),
-        (3, "networks tried meets latency_ms <= 0.01; the nearest needs latency_ms 0.1874"),
+        (3, "networks tried meets latency_ms <= 0.01; the nearest needs latency_ms 0.1874. Raise"),
     ],
 )
 def test_an_impossible_budget_ends_at_once_and_names_the_nearest(name, make_toy, n_stages, message):

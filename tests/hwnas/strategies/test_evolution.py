@@ -15,19 +15,21 @@ def objectives_of(strategy, toy, n_trials):
     return np.array(found)
 
 
-@pytest.mark.parametrize("limit_ms", [None, 1.0])
-def test_evolution_dominates_more_than_random_search(make_toy, limit_ms):
+@pytest.mark.parametrize(("limit_ms", "margin"), [(None, 1.02), (0.6, 1.1)])
+def test_evolution_dominates_more_than_random_search(make_toy, limit_ms, margin):
+    # Measured: 1.06 and 1.21 times the volume.
     toy = make_toy(limit_ms=limit_ms)
-    volumes = {}
-    for strategy in (Evolution, RandomSearch):
-        volumes[strategy] = [
-            pareto.hypervolume(
-                objectives_of(strategy(toy.problem, seed=seed), toy, 60), [1.0, 10.0]
-            )
-            for seed in range(5)
-        ]
-    print(volumes)
-    assert np.median(volumes[Evolution]) > 1.02 * np.median(volumes[RandomSearch])
+    reference = [1.0, limit_ms or 10.0]  # the slowest network needs 10 ms
+    evolution_volume, random_volume = (
+        np.median(
+            [
+                pareto.hypervolume(objectives_of(make(toy.problem, seed=seed), toy, 60), reference)
+                for seed in range(5)
+            ]
+        )
+        for make in (Evolution, RandomSearch)
+    )
+    assert evolution_volume > margin * random_volume
 
 
 def test_the_first_proposals_are_spread_over_the_latencies_that_the_budget_leaves(make_toy):

@@ -1,0 +1,156 @@
+"""What was asked of a search, and `config.toml`, where a run folder says it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from hwnas.errors import ConfigError, RunFolderError, unknown_name
+
+CONFIG = "config.toml"
+# May differ when a run is taken up again: they say how far to go, not what to do.
+_MAY_GROW = ("trials", "minutes")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Everything that decides what a search does; equal configs and machines, equal proposals.
+
+    Attributes:
+        data: As `hwnas.data.load_data` takes it.
+        data_path: Folder of the data, where the name alone does not say it.
+        space: As `hwnas.spaces.catalog.SPACES` names it.
+        budgets: Such as `latency_ms<=5` or `latency_ms<=40%`, a share of the space's median.
+        strategy: As `hwnas.strategies.STRATEGIES` names it.
+        trials: Networks to train shortly in all.
+        minutes: Start no trial after so long; None: no limit.
+        finalists: Networks to train longer, export and measure; the front is chosen from them.
+        search_epochs: Of the short training; None: by the size of the data.
+        final_epochs: Of the long training; None: by the size of the data.
+        seed: Of everything that is random.
+        target: Runtime.
+        threads: Threads within one kernel on the target.
+        precision: On the target.
+        batch: Images in one run on the target.
+        networks: Networks measured to fit the predictor.
+        level: Share of networks that the predicted intervals are to cover.
+    """
+
+    data: str = "digits"
+    data_path: str | None = None
+    space: str = "mobile"
+    budgets: tuple[str, ...] = ()
+    strategy: str = "evolution"
+    trials: int = 48
+    minutes: float | None = None
+    finalists: int = 14
+    search_epochs: float | None = None
+    final_epochs: float | None = None
+    seed: int = 0
+    target: str = "onnxruntime-cpu"
+    threads: int = 1
+    precision: str = "fp32"
+    batch: int = 1
+    networks: int = 48
+    level: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("trials", 1), ("finalists", 1), ("networks", 8), ("seed", 0)):
+            value = getattr(self, name)
+            if value < lowest:
+                raise ConfigError(f"{name} must be at least {lowest}, got {value}")
+        for name in ("minutes", "search_epochs", "final_epochs"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, got {value}")
+        if not 0 < self.level < 1:
+            raise ConfigError(f"level must lie between 0 and 1, got {self.level}")
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> SearchConfig:
+        """Read the `[search]` table of a TOML file.
+
+        Raises:
+            ConfigError: It has an unknown key, or a value that cannot be used.
+        """
+        known = {field.name: field for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key not in known:
+                raise ConfigError(unknown_name("key in [search]", key, known))
+            values[key] = tuple(value) if key == "budgets" and isinstance(value, list) else value
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"[search] has a value of a wrong type: {error}") from None
+
+    def to_table(self) -> dict[str, Any]:
+        """As a TOML table: what is None is left out."""
+        table = {key: value for key, value in asdict(self).items() if value is not None}
+        return table | {"budgets": list(self.budgets)}
+
+
+def write_config(folder: Path, tables: Mapping[str, Any]) -> None:
+    """Write `config.toml` whole or not at all.
+
+    Raises:
+        RunFolderError: The folder cannot be written.
+    """
+    part = folder / f"{CONFIG}.part"
+    try:
+        part.write_text(tomli_w.dumps(dict(tables)), encoding="utf-8")
+        part.replace(folder / CONFIG)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {folder / CONFIG}: {error.strerror or error}") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a `config.toml`.
+
+    Raises:
+        RunFolderError: It is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is not TOML: {error}") from None
+
+
+def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Make sure that a folder holds this run, or none yet.
+
+    Args:
+        folder: The run folder; need not exist.
+        asked: The `[search]` and `[run]` tables of the run to be started.
+
+    Raises:
+        RunFolderError: It holds another run, or files that are no run.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        foreign = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        if folder.exists() and (foreign or not folder.is_dir()):
+            raise RunFolderError(
+                f"{folder} exists and is no run folder (it has no {CONFIG}); give "
+                f"--out a new or an empty folder"
+            )
+        return
+    there = read_config(path)
+    differences = []
+    for table in asked:
+        before, now = there.get(table, {}), asked[table]
+        for key in sorted({*before, *now} - set(_MAY_GROW)):
+            if before.get(key) != now.get(key):
+                differences.append(f"{key} is {before.get(key)!r} there, {now.get(key)!r} asked")
+    if differences:
+        raise RunFolderError(
+            f"{folder} holds another run: {'; '.join(differences)}. Give --out "
+            f"another folder, or the options of that run to resume it"
+        )

@@ -1,0 +1,103 @@
+"""Before anything is trained: can the space meet the budget, and what does it offer?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hwnas.budget import Budget
+from hwnas.errors import InfeasibleBudgetError
+from hwnas.spaces.base import Genotype, GenotypeArray
+from hwnas.strategies.base import FloatArray, Problem
+
+N_SAMPLE = 20_000
+N_STARTS = 16
+MAX_SWEEPS = 20
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What a space costs on one metric: of a random sample, and the least that was found.
+
+    Attributes:
+        metric: Such as `latency_ms`.
+        fastest: Least value found by descent from the best of the sample.
+        fastest_upper: Upper end of its interval, what a budget is compared with.
+        genotype: The network that has it.
+        median: Of the sample.
+        slowest: Of the sample.
+    """
+
+    metric: str
+    fastest: float
+    fastest_upper: float
+    genotype: Genotype
+    median: float
+    slowest: float
+
+
+def overview(problem: Problem, metric: str, rng: np.random.Generator) -> Overview:
+    """Sample the space, and descend to its cheapest network.
+
+    Every choice of the best few genotypes is set to each of its options in turn, and the best is
+    kept, until nothing gets cheaper.
+    """
+    sample = problem.space.sample(rng, N_SAMPLE)
+    values = _values(problem, sample, metric)
+    best = sample[np.argsort(values, kind="stable")[:N_STARTS]]
+    for _ in range(MAX_SWEEPS):
+        before = best.copy()
+        for column, n_options in enumerate(problem.space.n_options):
+            variants = np.repeat(best, n_options, axis=0)
+            variants[:, column] = np.tile(np.arange(n_options), len(best))
+            found = _values(problem, variants, metric).reshape(len(best), n_options)
+            best[:, column] = found.argmin(axis=1)
+        if (best == before).all():
+            break
+    costs = problem.predict(best)
+    cheapest = int(_values(problem, best, metric).argmin())
+    return Overview(
+        metric,
+        float(getattr(costs, metric)[cheapest]),
+        float(costs.upper(metric)[cheapest]),
+        tuple(int(i) for i in problem.space.canonical(best)[cheapest]),
+        float(np.median(values)),
+        float(values.max()),
+    )
+
+
+def _values(problem: Problem, genotypes: GenotypeArray, metric: str) -> FloatArray:
+    costs = problem.predict(genotypes)
+    costs.upper(metric)  # says so if the target cannot deliver it
+    return np.asarray(getattr(costs, metric), dtype=np.float64)
+
+
+def resolve_budgets(
+    problem: Problem, budgets: tuple[Budget, ...], rng: np.random.Generator
+) -> tuple[Problem, dict[str, Overview]]:
+    """Turn shares of the median into numbers, and refuse what no network can meet.
+
+    Returns:
+        The problem with budgets that are numbers, and an overview of each metric.
+
+    Raises:
+        InfeasibleBudgetError: Even the cheapest network misses a budget.
+    """
+    overviews: dict[str, Overview] = {}
+    resolved = []
+    for budget in budgets:
+        found = overviews.get(budget.metric) or overview(problem, budget.metric, rng)
+        overviews[budget.metric] = found
+        number = budget.resolve(found.median)
+        assert number.limit is not None
+        if found.fastest_upper > number.limit:
+            raise InfeasibleBudgetError(
+                f"no network of the space meets {number}: the cheapest needs {budget.metric} "
+                f"{found.fastest:.4g}, up to {found.fastest_upper:.4g} with the prediction's "
+                f"interval (median of the space {found.median:.4g}, largest {found.slowest:.4g}). "
+                f"Raise the budget above {found.fastest_upper:.4g}, or add smaller options to the "
+                f"space"
+            )
+        resolved.append(number)
+    return replace(problem, budgets=tuple(resolved)), overviews

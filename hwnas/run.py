@@ -1,0 +1,424 @@
+"""The whole job: profile, fit, search, train, verify, deliver. One call, taken up where it stopped.
+
+A run folder holds `config.toml` (what was asked, what was found), `predictor.npz`, `study.db` (the
+trials), `weights/` (of networks that were trained to the end), `front/` and `candidates/` (models),
+`front.csv`, `candidates.csv`, `trials.csv` and `report.html`.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hwnas import __version__
+from hwnas.baselines import plain_cnn
+from hwnas.budget import Budget, parse_budget
+from hwnas.config import SearchConfig, check_same_run, read_config, write_config
+from hwnas.cost import CostTable
+from hwnas.data import load_data
+from hwnas.errors import RunFolderError
+from hwnas.feasibility import Overview, overview, resolve_budgets
+from hwnas.networks import Network
+from hwnas.pareto import crowding_distance, ranks
+from hwnas.profiling import profile_space
+from hwnas.progress import Progress, Silent
+from hwnas.record import Record
+from hwnas.report import write_report
+from hwnas.search import Evaluation, SearchEvent, search
+from hwnas.spaces.base import Architecture, Genotype, SearchSpace
+from hwnas.spaces.catalog import make_space
+from hwnas.strategies import Problem, Trial, make_strategy
+from hwnas.training import Recipe, TrainingResult, default_recipes, seeded, train
+from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, verify
+from predictors.files import load_predictor, save_predictor
+from predictors.network_latency import NetworkLatencyPredictor
+from profilers.devices import this_device
+from profilers.onnx_runtime import OnnxRuntimeProfiler
+from profilers.store import MeasurementStore
+from profilers.targets import Target, make_target
+
+PREDICTOR, STUDY, WEIGHTS, TRIALS = "predictor.npz", "study.db", "weights", "trials.csv"
+DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
+_VERSIONS = ("torch", "onnx", "onnxruntime", "optuna", "scikit-learn", "moocore", "numpy")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search delivered.
+
+    Attributes:
+        folder: The run folder.
+        front: Members of the verified front, fastest first.
+        candidates: All networks that were trained to the end, baselines included.
+        is_complete: False: it was interrupted, and the same call goes on.
+    """
+
+    folder: Path
+    front: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
+    is_complete: bool
+
+
+def run_search(
+    config: SearchConfig,
+    out: Path,
+    *,
+    measurements: Path = DEFAULT_MEASUREMENTS,
+    predictor: Path | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Search for networks that meet the budgets, and deliver a verified Pareto front of them.
+
+    Called again with the same arguments it goes on where it stopped.
+
+    Args:
+        config: What to search.
+        out: The run folder.
+        measurements: Database that what is measured goes to, and is taken from.
+        predictor: A fitted predictor of the target; None: one is fitted, after measuring what the
+            database does not hold.
+        command: How to say this on the command line; the report repeats it.
+        progress: Where progress is shown.
+
+    Raises:
+        HwnasError, ProfilerError, PredictorError: Something that the user can mend.
+    """
+    return _Run(config, out, measurements, predictor, command, progress or Silent()).go()
+
+
+class _Run:
+    """The state that the steps of one `run_search` share."""
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        out: Path,
+        measurements: Path,
+        predictor: Path | None,
+        command: str | None,
+        progress: Progress,
+    ) -> None:
+        self.config = config
+        self.out = out
+        self.progress = progress
+        self.budgets = tuple(parse_budget(text) for text in config.budgets)
+        self.target = make_target(
+            config.target, threads=config.threads, precision=config.precision, batch=config.batch
+        )
+        self.data = load_data(
+            config.data, path=Path(config.data_path) if config.data_path else None
+        )
+        self.space = make_space(config.space, self.data.input_shape, self.data.n_classes)
+        recipes = default_recipes(self.data)
+        self.search_recipe = _with_epochs(recipes[0], config.search_epochs)
+        self.final_recipe = _with_epochs(recipes[1], config.final_epochs)
+        self.measurements = measurements
+        self.predictor_path = predictor
+        run = {"data_fingerprint": self.data.fingerprint, "target": self.target.key}
+        asked = {"search": config.to_table(), "run": run}
+        check_same_run(out, asked)
+        self.spent: dict[str, Any] = {}
+        if (out / "config.toml").exists():
+            self.spent = dict(read_config(out / "config.toml").get("spent", {}))
+        self.tables: dict[str, Any] = {
+            "search": config.to_table(),
+            "run": run,
+            "reproduce": {"command": command} if command else {},
+            "target": _target_table(self.target),
+            "versions": {"hwnas": __version__, "python": platform.python_version()}
+            | {name: metadata.version(name) for name in _VERSIONS},
+            "space": {
+                "name": self.space.name,
+                "size": float(self.space.size),
+                "choices": {c.name: list(c.options) for c in self.space.choices},
+            },
+        }
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot create {out}: {error.strerror or error}") from None
+        self.write_config()
+
+    def write_config(self) -> None:
+        write_config(self.out, self.tables | {"spent": self.spent})
+
+    def spend(self, name: str, amount: float) -> None:
+        """Add to what the run has spent; kept over interruptions."""
+        total = self.spent.get(name, 0) + amount
+        self.spent[name] = round(total, 1) if isinstance(amount, float) else total
+        self.write_config()
+
+    def go(self) -> Result:
+        torch.set_num_threads(max(1, this_device().cores))
+        with MeasurementStore(self.measurements) as store:
+            predictor = self.fit(store)
+            table = CostTable(self.space, OnnxRuntimeProfiler(self.target), store)
+            table.use(predictor)
+            with self.progress.task("pricing the space", None) as task:
+                table.warm(np.random.default_rng(0), on_progress=task.update)
+            problem = self.check_budgets(Problem(self.space, table.predict, self.budgets))
+            with Record.open(self.out / STUDY, self.space, create=True) as record:
+                trials, is_complete = self.search(problem, record)
+                self.write_trials(trials, record)
+            if not is_complete:
+                write_report(self.out)
+                return Result(self.out, (), (), False)
+            trained = self.train_finalists(trials)
+            start = time.perf_counter()
+            candidates = verify(
+                trained,
+                self.data,
+                self.target,
+                problem.budgets,
+                predictor,
+                store,
+                this_device(),
+                self.out,
+                self.progress,
+            )
+            front = deliver(candidates, self.out)
+            self.spend("verify_seconds", time.perf_counter() - start)
+        write_report(self.out)
+        return Result(self.out, tuple(front), tuple(candidates), True)
+
+    def fit(self, store: MeasurementStore) -> NetworkLatencyPredictor:
+        """The run's predictor: its own from before, the given one, or one fitted now."""
+        path = self.out / PREDICTOR
+        if path.exists():
+            predictor = load_predictor(path)
+        elif self.predictor_path is not None:
+            predictor = load_predictor(self.predictor_path)
+            predictor.check_target(self.target)
+            save_predictor(predictor, path)
+        else:
+            start = time.perf_counter()
+            measured = profile_space(
+                self.space,
+                self.target,
+                store,
+                progress=self.progress,
+                n_networks=self.config.networks,
+                seed=self.config.seed,
+            )
+            predictor = NetworkLatencyPredictor(level=self.config.level).fit(measured)
+            save_predictor(predictor, path)
+            self.spend("profile_seconds", time.perf_counter() - start)
+        predictor.check_target(self.target)
+        return predictor
+
+    def check_budgets(self, problem: Problem) -> Problem:
+        """Resolve the budgets, show them against the space, refuse the impossible."""
+        rng = np.random.default_rng(0)
+        resolved, overviews = resolve_budgets(problem, self.budgets, rng)
+        if "latency_ms" not in overviews:
+            overviews["latency_ms"] = overview(problem, "latency_ms", rng)
+        limits = {budget.metric: budget for budget in resolved.budgets}
+        for found in overviews.values():
+            self.progress.say(_describe(found, limits.get(found.metric)))
+        latency = overviews["latency_ms"]
+        self.tables["budget"] = {
+            "limits": [str(budget) for budget in resolved.budgets],
+            "fastest_ms": latency.fastest,
+            "median_ms": latency.median,
+            "slowest_ms": latency.slowest,
+        }
+        if "latency_ms" in limits:
+            self.tables["budget"]["latency_ms"] = limits["latency_ms"].limit
+        self.write_config()
+        return resolved
+
+    def search(self, problem: Problem, record: Record) -> tuple[list[Trial], bool]:
+        """Run the trials; False: interrupted before all were done."""
+        strategy = make_strategy(self.config.strategy, problem, seed=self.config.seed)
+        interrupted = False
+        start = time.perf_counter()
+        with self.progress.task("training candidates", self.config.trials) as task:
+
+            def show(event: SearchEvent) -> None:
+                nonlocal interrupted
+                interrupted |= event.kind == "interrupted"
+                if event.kind == "replayed" and event.n_told:
+                    self.progress.say(f"resuming: {event.n_told} trials are in the record")
+                note = ""
+                if event.kind == "told" and event.trial is not None:
+                    note = _trial_note(event.trial)
+                task.update(event.n_told, note=note)
+
+            try:
+                trials = search(
+                    problem, strategy, partial(self.evaluate, problem), record, n_trials=self.config.trials,
+                    seconds=None if self.config.minutes is None else 60 * self.config.minutes,
+                    on_event=show,
+                )  # fmt: skip
+            finally:
+                self.spend("search_seconds", time.perf_counter() - start)
+        self.spent["n_trials"] = len(trials)
+        self.spent["n_failed"] = sum(trial.failure is not None for trial in trials)
+        self.write_config()
+        return trials, not interrupted
+
+    def evaluate(self, problem: Problem, genotype: Genotype, number: int) -> Evaluation:
+        """Short training of one candidate."""
+        architecture = self.space.architecture(genotype)
+        _, result = self.train(architecture, self.search_recipe, seed=number)
+        accuracy = result.validation.accuracy
+        costs = problem.predict(np.array([genotype], dtype=np.int64))
+        return Evaluation(
+            tuple(problem.objectives(1 - accuracy, costs)[0]),
+            {"val_accuracy": accuracy, "train_seconds": round(result.train_seconds, 3)},
+        )
+
+    def train(
+        self, architecture: Architecture, recipe: Recipe, *, seed: int
+    ) -> tuple[Network, TrainingResult]:
+        """A network with weights drawn from, and trained with, a seed of the run's and its own."""
+        seed = self.config.seed * 1_000_003 + seed
+        with seeded(seed):
+            network = Network(architecture)
+        result = train(
+            network, self.data, recipe, resolution=architecture.input_shape[1], seed=seed
+        )
+        return network, result
+
+    def train_finalists(self, trials: Sequence[Trial]) -> list[Trained]:
+        """Train the best of the search, and a hand-made network, to the end.
+
+        Weights are kept as they come, so that an interruption costs one training at most.
+        """
+        jobs: list[tuple[str, str, Architecture, Genotype | None, int]] = [
+            (
+                f"t{trial.number:03d}",
+                SEARCHED,
+                self.space.architecture(trial.genotype),
+                trial.genotype,
+                trial.number,
+            )
+            for trial in choose_finalists(trials, self.config.finalists)
+        ]
+        jobs.append(
+            ("plain-cnn", BASELINE, plain_cnn(self.data.input_shape, self.data.n_classes), None, 0)
+        )
+        trained = []
+        start = time.perf_counter()
+        with self.progress.task("training finalists", len(jobs)) as task:
+            for i, (name, kind, architecture, genotype, seed) in enumerate(jobs):
+                network, note = self.train_or_load(name, architecture, seed)
+                trained.append(Trained(name, network, architecture, genotype, kind))
+                task.update(i + 1, note=f"{name} {note}")
+        self.spend("final_training_seconds", time.perf_counter() - start)
+        return trained
+
+    def train_or_load(
+        self, name: str, architecture: Architecture, seed: int
+    ) -> tuple[Network, str]:
+        path = self.out / WEIGHTS / f"{name}.pt"
+        if path.exists():
+            network = Network(architecture)
+            try:
+                network.load_state_dict(torch.load(path, weights_only=True))
+            except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError):
+                path.unlink()  # half a file: the machine stopped while it was written
+            else:
+                return network, "trained before"
+        network, result = self.train(architecture, self.final_recipe, seed=seed)
+        part = path.with_name(f"{path.name}.part")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            torch.save(network.state_dict(), part)
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+            raise RunFolderError(f"cannot write {path}: {error}") from None
+        return network, f"{100 * result.validation.accuracy:.1f} %"
+
+    def write_trials(self, trials: Sequence[Trial], record: Record) -> None:
+        """Write `trials.csv`: the study's trials as a table."""
+        results = record.results()
+        rows = []
+        for trial in sorted(trials, key=lambda trial: trial.number):
+            result = results.get(trial.number, {})
+            predicted = result.get("predicted", {})
+            rows.append({
+                "number": trial.number,
+                "state": "failed" if trial.objectives is None else "complete",
+                "genotype": json.dumps(trial.genotype),
+                "val_accuracy": result.get("val_accuracy"),
+                "predicted_latency_ms": predicted.get("latency_ms"),
+                "predicted_low_ms": predicted.get("low_ms"),
+                "predicted_high_ms": predicted.get("high_ms"),
+                "params": predicted.get("params"),
+                "macs": predicted.get("macs"),
+                "train_seconds": result.get("train_seconds"),
+                "failure": trial.failure,
+            })  # fmt: skip
+        try:
+            pd.DataFrame(rows).to_csv(self.out / TRIALS, index=False)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.out / TRIALS}: {error}") from None
+
+
+def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
+    """The `n` trials that are worth a long training, fastest first.
+
+    By Pareto rank, and within the last rank that still fits by crowding distance: short training
+    ranks only roughly, so networks right behind the front get their chance too.
+    """
+    complete = [trial for trial in trials if trial.objectives is not None]
+    if not complete:
+        return []
+    objectives = np.array([trial.objectives for trial in complete])
+    rank = ranks(objectives)
+    crowding = np.zeros(len(complete))
+    for value in np.unique(rank):
+        crowding[rank == value] = crowding_distance(objectives[rank == value])
+    order = np.lexsort((-crowding, rank))[:n]
+    return sorted((complete[i] for i in order), key=lambda trial: objectives_ms(trial))
+
+
+def objectives_ms(trial: Trial) -> float:
+    """Predicted latency of a complete trial."""
+    assert trial.objectives is not None
+    return trial.objectives[1]
+
+
+def _with_epochs(recipe: Recipe, epochs: float | None) -> Recipe:
+    return recipe if epochs is None else replace(recipe, epochs=epochs)
+
+
+def _target_table(target: Target) -> dict[str, Any]:
+    return {
+        "device": target.device_name,
+        "fingerprint": target.device,
+        "runtime": target.runtime,
+        "version": target.version,
+        "precision": target.precision,
+        "threads": target.threads,
+        "batch": target.batch,
+    }
+
+
+def _describe(found: Overview, budget: Budget | None) -> str:
+    text = (
+        f"{found.metric} of the space: fastest {found.fastest:.4g}, median {found.median:.4g}, "
+        f"slowest {found.slowest:.4g}"
+    )
+    return text if budget is None else f"{text}; budget {budget}"
+
+
+def _trial_note(trial: Trial) -> str:
+    if trial.objectives is None:
+        return f"#{trial.number} failed: {trial.failure}"
+    error, latency_ms = trial.objectives
+    return f"#{trial.number} {100 * (1 - error):.1f} % at {latency_ms:.4g} ms predicted"

@@ -1,0 +1,93 @@
+"""What a run costs beside its kernels: a + b · (number of kernels), once per target.
+
+It is fitted on small networks made here, and on whatever else was measured on the target, never
+on the network that it is used to explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from profilers.devices import Device
+from profilers.measurement import NetworkMeasurement, Profiler
+from profilers.onnx_models import OnnxModel, make_model
+from profilers.reference import conv_stack
+from profilers.store import MeasurementStore
+
+CALIBRATION_TAG = "calibration"
+N_CALIBRATION = 10
+SECONDS_EACH = 0.7
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Milliseconds of a run that no kernel accounts for.
+
+    Attributes:
+        per_run_ms: a.
+        per_kernel_ms: b; negative where the profile's own clock is in the kernels' times.
+        n_networks: How many networks it was fitted on.
+    """
+
+    per_run_ms: float
+    per_kernel_ms: float
+    n_networks: int
+
+    def explain_ms(self, measurement: NetworkMeasurement) -> float:
+        """End-to-end latency as its kernels and this overhead explain it."""
+        extra = self.per_run_ms + self.per_kernel_ms * len(measurement.kernels)
+        return measurement.kernel_sum_ms + extra
+
+
+def fit_overhead(measurements: Sequence[NetworkMeasurement]) -> Overhead:
+    """Least squares of relative errors over networks of one target.
+
+    Raises:
+        ValueError: There are fewer than three.
+    """
+    if len(measurements) < 3:
+        raise ValueError(f"three networks or more are needed, got {len(measurements)}")
+    latency_ms = np.array([m.latency_ms for m in measurements])
+    rest_ms = latency_ms - np.array([m.kernel_sum_ms for m in measurements])
+    x = np.array([[1.0, len(m.kernels)] for m in measurements]) / latency_ms[:, None]
+    (a, b), *_ = np.linalg.lstsq(x, rest_ms / latency_ms, rcond=None)
+    return Overhead(float(a), float(b), len(measurements))
+
+
+def calibrate(
+    profiler: Profiler,
+    store: MeasurementStore,
+    device: Device,
+    *,
+    on_progress: Callable[[int, int], object] = lambda done, of: None,
+) -> list[NetworkMeasurement]:
+    """Measure the calibration networks that the store does not hold yet; return all of them."""
+    target = profiler.target
+    known = {m.name: m for m in store.networks(target) if CALIBRATION_TAG in m.tags}
+    for i, model in enumerate(_calibration_models(target.batch)):
+        if model.name not in known:
+            measurement = profiler.profile(
+                model, seconds=SECONDS_EACH, tags={CALIBRATION_TAG: "1", "family": CALIBRATION_TAG}
+            )
+            store.add(measurement, device)
+            known[model.name] = measurement
+        on_progress(i + 1, N_CALIBRATION)
+    return list(known.values())
+
+
+def _calibration_models(batch: int) -> list[OnnxModel]:
+    """Stacks of convolutions from 4 to 80 kernels, from microseconds to milliseconds."""
+    rng = np.random.default_rng(0)
+    return [
+        make_model(
+            conv_stack(rng, batch, n_layers=n, channels=channels, size=size),
+            name=f"calibration-{n}x{channels}x{size}",
+        )
+        for n, channels, size in (
+            (4, 16, 8), (8, 16, 16), (12, 32, 8), (16, 32, 16), (24, 16, 28),
+            (32, 48, 14), (40, 32, 28), (48, 64, 14), (64, 24, 32), (80, 32, 16),
+        )
+    ]  # fmt: skip
