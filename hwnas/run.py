@@ -28,7 +28,7 @@ from hwnas.budget import Budget, parse_budget
 from hwnas.config import SearchConfig, check_same_run, read_config, write_config
 from hwnas.cost import CostTable
 from hwnas.data import load_data
-from hwnas.errors import RunFolderError
+from hwnas.errors import RunFolderError, unknown_name
 from hwnas.feasibility import Overview, overview, resolve_budgets
 from hwnas.networks import Network
 from hwnas.pareto import crowding_distance, ranks
@@ -37,11 +37,11 @@ from hwnas.progress import Progress, Silent
 from hwnas.record import Record
 from hwnas.report import write_report
 from hwnas.search import Evaluation, SearchEvent, search
-from hwnas.spaces.base import Architecture, Genotype, SearchSpace
+from hwnas.spaces.base import Architecture, Genotype
 from hwnas.spaces.catalog import make_space
 from hwnas.strategies import Problem, Trial, make_strategy
 from hwnas.training import Recipe, TrainingResult, default_recipes, seeded, train
-from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, verify
+from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, export_candidate, verify
 from predictors.files import load_predictor, save_predictor
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import this_device
@@ -259,7 +259,8 @@ class _Run:
 
             try:
                 trials = search(
-                    problem, strategy, partial(self.evaluate, problem), record, n_trials=self.config.trials,
+                    problem, strategy, partial(self.evaluate, problem), record,
+                    n_trials=self.config.trials,
                     seconds=None if self.config.minutes is None else 60 * self.config.minutes,
                     on_event=show,
                 )  # fmt: skip
@@ -325,14 +326,9 @@ class _Run:
         self, name: str, architecture: Architecture, seed: int
     ) -> tuple[Network, str]:
         path = self.out / WEIGHTS / f"{name}.pt"
-        if path.exists():
-            network = Network(architecture)
-            try:
-                network.load_state_dict(torch.load(path, weights_only=True))
-            except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError):
-                path.unlink()  # half a file: the machine stopped while it was written
-            else:
-                return network, "trained before"
+        loaded = _load_weights(path, architecture)
+        if loaded is not None:
+            return loaded, "trained before"
         network, result = self.train(architecture, self.final_recipe, seed=seed)
         part = path.with_name(f"{path.name}.part")
         try:
@@ -384,10 +380,10 @@ def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
     for value in np.unique(rank):
         crowding[rank == value] = crowding_distance(objectives[rank == value])
     order = np.lexsort((-crowding, rank))[:n]
-    return sorted((complete[i] for i in order), key=lambda trial: objectives_ms(trial))
+    return sorted((complete[i] for i in order), key=_predicted_ms)
 
 
-def objectives_ms(trial: Trial) -> float:
+def _predicted_ms(trial: Trial) -> float:
     """Predicted latency of a complete trial."""
     assert trial.objectives is not None
     return trial.objectives[1]
@@ -422,3 +418,54 @@ def _trial_note(trial: Trial) -> str:
         return f"#{trial.number} failed: {trial.failure}"
     error, latency_ms = trial.objectives
     return f"#{trial.number} {100 * (1 - error):.1f} % at {latency_ms:.4g} ms predicted"
+
+
+def export_again(
+    folder: Path, name: str, out: Path, *, batch: int, data_path: Path | None = None
+) -> float:
+    """Export a network that a run trained to the end, for any batch size.
+
+    Returns:
+        The largest difference between the logits of ONNX Runtime and PyTorch on real images.
+
+    Raises:
+        RunFolderError: The folder is no run, or holds no such network.
+        ExportMismatchError: The export differs from PyTorch.
+    """
+    tables = read_config(folder / "config.toml")
+    config = SearchConfig.from_table(tables.get("search", {}))
+    path = data_path or (Path(config.data_path) if config.data_path else None)
+    data = load_data(config.data, path=path)
+    space = make_space(config.space, data.input_shape, data.n_classes)
+    try:
+        rows = pd.read_csv(folder / "candidates.csv").set_index("name")
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(
+            f"cannot read {folder / 'candidates.csv'}: {error}; the run has to "
+            f"come to its end first"
+        ) from None
+    if name not in rows.index:
+        raise RunFolderError(unknown_name("network", name, map(str, rows.index)))
+    if rows.loc[name, "kind"] == BASELINE:
+        architecture = plain_cnn(data.input_shape, data.n_classes)
+        genotype = None
+    else:
+        genotype = tuple(json.loads(str(rows.loc[name, "genotype"])))
+        architecture = space.architecture(genotype)
+    network = _load_weights(folder / WEIGHTS / f"{name}.pt", architecture)
+    if network is None:
+        raise RunFolderError(f"{folder / WEIGHTS / name}.pt is missing or damaged")
+    target = make_target(
+        config.target, threads=config.threads, precision=config.precision, batch=batch
+    )
+    return export_candidate(Trained(name, network, architecture, genotype), data, target, out)
+
+
+def _load_weights(path: Path, architecture: Architecture) -> Network | None:
+    """The trained network; None where there is none, or half a file of one."""
+    network = Network(architecture)
+    try:
+        network.load_state_dict(torch.load(path, weights_only=True))
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError):
+        return None
+    return network

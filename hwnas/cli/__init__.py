@@ -1,0 +1,67 @@
+"""The command line: arguments and printing only. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hwnas.cli import bench, measure, predict, search
+from hwnas.errors import HwnasError, PredictorError, ProfilerError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="hwnas",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Try: [bold]hwnas search --data digits --latency-ms 40% --out runs/demo[/bold]",
+)
+app.command("device")(measure.device)
+app.command("profile")(measure.profile)
+app.command("fit")(predict.fit)
+app.command("predict")(predict.predict)
+app.command("search")(search.search)
+app.command("export")(search.export)
+app.command("evaluate")(search.evaluate)
+app.command("report")(search.report)
+app.add_typer(bench.app, name="bench")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from hwnas import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A device, a budget and data in; a verified Pareto front of ONNX models out."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("interrupted: what was done is kept, the same command goes on", 130)
+    except (HwnasError, PredictorError, ProfilerError) as error:
+        if debug:
+            raise
+        _fail(f"error: {error}", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    sys.exit(code)
