@@ -56,7 +56,7 @@ class SearchConfig:
     threads: int = 1
     precision: str = "fp32"
     batch: int = 1
-    networks: int = 48
+    networks: int = 80
     level: float = 0.9
 
     def __post_init__(self) -> None:

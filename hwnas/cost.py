@@ -24,16 +24,14 @@ from hwnas.export import to_onnx
 from hwnas.networks import count
 from hwnas.spaces.base import Block, Genotype, GenotypeArray, SearchSpace, Shape
 from hwnas.strategies.base import Costs
-from predictors.network_latency import PIECE_TAG, NetworkLatencyPredictor
-from profilers.devices import this_device
+from predictors.network_latency import NetworkLatencyPredictor
 from profilers.kernels import Kernel
 from profilers.measurement import KernelNode, Profiler
 from profilers.onnx_models import make_model
 from profilers.store import MeasurementStore
 
 PLAIN, BLOCKED = "plain", "blocked"
-PIECES_PER_EXPORT = 48
-SECONDS_PER_EXPORT = 1.5
+PIECES_PER_EXPORT = 64
 _BLOCKED_DOMAIN = "com.microsoft.nchwc:"
 _REORDER_INPUT = "com.microsoft.nchwc:ReorderInput"
 _REORDER_OUTPUT = "com.microsoft.nchwc:ReorderOutput"
@@ -102,13 +100,8 @@ class _Pieces(nn.Module):
         return tuple(after(block(before(x))) for before, block, after, x in rows)
 
 
-def export_pieces(
-    pieces: Sequence[Piece], profiler: Profiler, *, measure: MeasurementStore | None
-) -> list[PieceKernels]:
-    """Export pieces in one model and cut the runtime's graph of it into theirs.
-
-    With `measure`, their kernels are also timed, and the measurement is added to that store.
-    """
+def export_pieces(pieces: Sequence[Piece], profiler: Profiler) -> list[PieceKernels]:
+    """Export pieces in one model and cut the runtime's graph of it into theirs."""
     batch = profiler.target.batch
     examples = [torch.zeros((batch, *piece.in_shape)) for piece in pieces]
     inputs = [f"x{i}_" for i in range(len(pieces))]
@@ -116,13 +109,7 @@ def export_pieces(
     with torch.random.fork_rng(devices=()):
         module = _Pieces(pieces)
     proto = to_onnx(module, examples, input_names=inputs, output_names=outputs)
-    model = make_model(proto, name=f"pieces-{len(pieces)}")
-    nodes = profiler.kernels(model)
-    if measure is not None:
-        measure.add(
-            profiler.profile(model, seconds=SECONDS_PER_EXPORT, tags={PIECE_TAG: "1"}),
-            this_device(),
-        )
+    nodes = profiler.kernels(make_model(proto, name=f"pieces-{len(pieces)}"))
     return [_cut(nodes, x, y) for x, y in zip(inputs, outputs, strict=True)]
 
 
@@ -183,21 +170,12 @@ class CostTable:
         space: Where the genotypes come from.
         profiler: Asked what the target's runtime makes of a piece.
         store: Keeps the pieces between runs.
-        measure: Also time the kernels of pieces that are exported.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        profiler: Profiler,
-        store: MeasurementStore,
-        *,
-        measure: bool = False,
-    ) -> None:
+    def __init__(self, space: SearchSpace, profiler: Profiler, store: MeasurementStore) -> None:
         self.space = space
         self._profiler = profiler
         self._store = store
-        self._measure = measure
         self._predictor: NetworkLatencyPredictor | None = None
         self._pieces: list[Piece | None] = [None]  # 0: no block at this slot
         self._kernels: list[tuple[Kernel, ...]] = [()]
@@ -332,10 +310,7 @@ class CostTable:
         missing = [piece for piece in pieces if piece.key not in stored]
         for start in range(0, len(missing), PIECES_PER_EXPORT):
             part = missing[start : start + PIECES_PER_EXPORT]
-            measure = self._store if self._measure else None
-            made = dict(
-                zip(part, export_pieces(part, self._profiler, measure=measure), strict=True)
-            )
+            made = dict(zip(part, export_pieces(part, self._profiler), strict=True))
             self._store.add_graphs(runtime, {p.key: m.to_data() for p, m in made.items()})
             yield made
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hwnas.errors import ExportMismatchError, RunFolderError
+from profilers.errors import ModelError
 from profilers.onnx_models import MAX_IR_VERSION
 
 OPSET = 17
@@ -94,7 +95,18 @@ def run_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits `(n, n_classes)` of ONNX Runtime for `images` `(n, c, h, w)`.
 
     A model with a fixed batch b is run on b images at a time, the last ones filled up with zeros.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load the model, or cannot run it on such images.
     """
+    try:
+        return _run_onnx(path, images)
+    except Exception as error:  # the runtime's exceptions share no other base
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"ONNX Runtime cannot run {path} on these images: {reason}") from error
+
+
+def _run_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     spec = session.get_inputs()[0]
     batch = spec.shape[0] if isinstance(spec.shape[0], int) else BATCH

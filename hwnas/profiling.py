@@ -1,4 +1,4 @@
-"""Measure a space on a target: its pieces, and sampled networks in situ and end to end."""
+"""Measure a space on a target: networks of it, end to end and kernel by kernel, in place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hwnas.cost import CostTable
 from hwnas.export import network_to_onnx
 from hwnas.networks import Network
 from hwnas.progress import Progress, Silent
-from hwnas.spaces.base import Architecture, Genotype, SearchSpace
+from hwnas.spaces.base import Architecture, Genotype, GenotypeArray, SearchSpace
 from hwnas.training import seeded
 from profilers.devices import this_device
 from profilers.measurement import NetworkMeasurement
@@ -20,9 +20,9 @@ from profilers.onnx_runtime import OnnxRuntimeProfiler
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
-SECONDS_PER_NETWORK = 1.0
+SECONDS_PER_NETWORK = 0.7
 FAMILY_TAG, ARCHITECTURE_TAG = "family", "architecture"
-N_SPREAD = 4096
+N_SAMPLE, N_COVER = 4096, 1024
 
 
 def architecture_digest(architecture: Architecture) -> str:
@@ -48,10 +48,9 @@ def profile_space(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[NetworkMeasurement]:
-    """Measure the pieces of a space and `n_networks` networks of it; what is stored is not redone.
+    """Measure `n_networks` networks of a space, with all their kernels in place.
 
-    The networks are drawn so that small and large ones are equally many: of a random sample,
-    evenly over the ranks of their multiply-accumulates.
+    The same call goes on where an interrupted one stopped: what is stored is not measured again.
 
     Returns:
         Every measurement of the target that the store then holds.
@@ -59,15 +58,19 @@ def profile_space(
     progress = progress or Silent()
     profiler = OnnxRuntimeProfiler(target)
     rng = np.random.default_rng(seed)
-    table = CostTable(space, profiler, store, measure=True)
-    with progress.task("measuring the space's blocks", None) as task:
+    table = CostTable(space, profiler, store)
+    with progress.task("asking the runtime for its kernels", None) as task:
         table.warm(rng, on_progress=lambda n_pieces: task.update(n_pieces))
+        sample = np.unique(
+            space.canonical(space.sample(rng, max(N_SAMPLE, 8 * n_networks))), axis=0
+        )
+        genotypes = choose_networks(table, sample, n_networks)
     device = this_device()
     known = {m.digest for m in store.networks(target)}
-    genotypes = spread_genotypes(space, table, rng, n_networks)
-    with progress.task("measuring networks", n_networks) as task:
+    with progress.task("measuring networks", len(genotypes)) as task:
         for i, genotype in enumerate(genotypes):
             architecture = space.architecture(genotype)
+            note = "known"
             if architecture_digest(architecture) not in known:
                 model = untrained_model(architecture, batch=target.batch)
                 tags = {
@@ -78,17 +81,27 @@ def profile_space(
                 measurement = profiler.profile(model, seconds=SECONDS_PER_NETWORK, tags=tags)
                 store.add(measurement, device)
                 note = f"{measurement.latency_ms:.3f} ms"
-                task.update(i + 1, note=note)
-            else:
-                task.update(i + 1, note="known")
+            task.update(i + 1, note=note)
     return store.networks(target)
 
 
-def spread_genotypes(
-    space: SearchSpace, table: CostTable, rng: np.random.Generator, n: int
-) -> list[Genotype]:
-    """`n` genotypes of distinct networks, evenly over the ranks of MACs in a random sample."""
-    sample = np.unique(space.canonical(space.sample(rng, max(N_SPREAD, 8 * n))), axis=0)
+def choose_networks(table: CostTable, sample: GenotypeArray, n: int) -> list[Genotype]:
+    """`n` of the sampled genotypes to measure: half for the interval, half for the kernels.
+
+    The first half is spread evenly over the ranks of MACs, so that small and large networks count
+    the same. Each of the others is the one with the most kernels that none before it has, per
+    kernel that it runs: greedy cover.
+    """
     order = np.argsort(table.counts(sample).macs, kind="stable")
-    ranks = np.unique(np.linspace(0, len(sample) - 1, min(n, len(sample))).round().astype(int))
-    return [tuple(int(i) for i in sample[order[rank]]) for rank in ranks]
+    ranks = np.linspace(0, len(sample) - 1, min((n + 1) // 2, len(sample))).round().astype(int)
+    chosen = list(dict.fromkeys(order[ranks].tolist()))
+    candidates = range(0, len(sample), max(1, len(sample) // N_COVER))
+    rows = {i: tuple(int(v) for v in sample[i]) for i in {*chosen, *candidates}}
+    kernels = {i: {kernel.key for kernel in table.kernels(row)} for i, row in rows.items()}
+    covered = set().union(*(kernels[i] for i in chosen))
+    while len(chosen) < min(n, len(rows)):
+        left = [i for i in rows if i not in chosen]
+        best = max(left, key=lambda i: (len(kernels[i] - covered) / len(kernels[i]), -i))
+        chosen.append(best)
+        covered |= kernels[best]
+    return [rows[i] for i in chosen]

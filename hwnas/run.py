@@ -8,7 +8,6 @@ trials), `weights/` (of networks that were trained to the end), `front/` and `ca
 from __future__ import annotations
 
 import json
-import pickle
 import platform
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,14 @@ from hwnas.search import Evaluation, SearchEvent, search
 from hwnas.spaces.base import Architecture, Genotype
 from hwnas.spaces.catalog import make_space
 from hwnas.strategies import Problem, Trial, make_strategy
-from hwnas.training import Recipe, TrainingResult, default_recipes, seeded, train
+from hwnas.training import (
+    Recipe,
+    TrainingDivergedError,
+    TrainingResult,
+    default_recipes,
+    seeded,
+    train,
+)
 from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, export_candidate, verify
 from predictors.files import load_predictor, save_predictor
 from predictors.network_latency import NetworkLatencyPredictor
@@ -51,6 +58,8 @@ from profilers.targets import Target, make_target
 
 PREDICTOR, STUDY, WEIGHTS, TRIALS = "predictor.npz", "study.db", "weights", "trials.csv"
 DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
+# All of these were seen when torch reads a file with bytes changed or missing.
+_DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
 _VERSIONS = ("torch", "onnx", "onnxruntime", "optuna", "scikit-learn", "moocore", "numpy")
 
 
@@ -169,7 +178,7 @@ class _Run:
             table.use(predictor)
             with self.progress.task("pricing the space", None) as task:
                 table.warm(np.random.default_rng(0), on_progress=task.update)
-            problem = self.check_budgets(Problem(self.space, table.predict, self.budgets))
+            problem = self.check_budgets(Problem(self.space, table.predict))
             with Record.open(self.out / STUDY, self.space, create=True) as record:
                 trials, is_complete = self.search(problem, record)
                 self.write_trials(trials, record)
@@ -316,7 +325,11 @@ class _Run:
         start = time.perf_counter()
         with self.progress.task("training finalists", len(jobs)) as task:
             for i, (name, kind, architecture, genotype, seed) in enumerate(jobs):
-                network, note = self.train_or_load(name, architecture, seed)
+                try:
+                    network, note = self.train_or_load(name, architecture, seed)
+                except TrainingDivergedError as error:  # one network less, not the end of the run
+                    self.progress.say(f"{name} is left out: {error}")
+                    continue
                 trained.append(Trained(name, network, architecture, genotype, kind))
                 task.update(i + 1, note=f"{name} {note}")
         self.spend("final_training_seconds", time.perf_counter() - start)
@@ -466,6 +479,6 @@ def _load_weights(path: Path, architecture: Architecture) -> Network | None:
     network = Network(architecture)
     try:
         network.load_state_dict(torch.load(path, weights_only=True))
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError):
+    except _DAMAGED:
         return None
     return network

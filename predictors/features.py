@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profilers.kernels import Kernel, macs
+from profilers.kernels import Kernel, Tensor, macs
 
 FloatArray = NDArray[np.float64]
 
@@ -26,6 +26,7 @@ EXTENT = tuple(
 _ACTIVATIONS = {None: 0, "Relu": 1, "Clip": 1, "LeakyRelu": 1, "HardSigmoid": 2, "HardSwish": 3,
                 "Sigmoid": 4, "Tanh": 5}  # fmt: skip
 _OTHER_ACTIVATION = 6
+_NOTHING = Tensor("float", (0,))
 
 
 def work(kernels: Sequence[Kernel]) -> FloatArray:
@@ -46,7 +47,8 @@ def kernel_features(kernels: Sequence[Kernel]) -> FloatArray:
 
 def _features(kernel: Kernel) -> list[float]:
     n_macs = macs(kernel)
-    source = kernel.inputs[0] if kernel.inputs else kernel.outputs[0]
+    # Sequences are no tensors: a kernel that only handles those shows neither inputs nor outputs.
+    source, *_ = (*kernel.inputs, *kernel.outputs, _NOTHING)
     target = kernel.outputs[0] if kernel.outputs else source
     weight = kernel.inputs[1] if n_macs and len(kernel.inputs) > 1 else None
     group = int(kernel.attribute("group", 1))

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def save_predictor(predictor: NetworkLatencyPredictor, path: Path) -> None:
         part.write_bytes(buffer.getvalue())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # also where its folder is a file
+            part.unlink()
         raise PredictorFileError(f"cannot write {path}: {error.strerror or error}") from None
 
 
@@ -70,18 +72,9 @@ def load_predictor(path: Path) -> NetworkLatencyPredictor:
         return NetworkLatencyPredictor.from_data(header["predictor"], arrays)
     except OSError as error:
         raise PredictorFileError(f"cannot read {path}: {error.strerror or error}") from None
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        IndexError,
-        EOFError,
-        RecursionError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except PredictorFileError:
+        raise
+    except Exception as error:  # of zipfile, zlib, NumPy and JSON: they share no other base
         raise PredictorFileError(
             f"{path} is no predictor file of hwnas, or it is damaged ({type(error).__name__}: "
             f"{str(error)[:100]}). Fit it again: hwnas fit"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from predictors.errors import NotFittedError
@@ -22,7 +23,7 @@ MIN_OF_A_KIND = 6  # fewer kernels of a kind share the roofline of all kinds
 EXTENT_MARGIN = 0.7  # natural log: up to twice outside of what was measured is still known
 N_TREES = 48
 MIN_FLOOR_MS = 1e-4
-QUANTILE = 0.25
+N_POLISHES = 8
 _ANY_KIND = ""
 
 
@@ -33,8 +34,7 @@ class KernelLatencyPredictor:
     within what was measured of that kind (up to a factor of two).
 
     Attributes:
-        measured_ms_: Latency of every kernel seen in `fit`, by `Kernel.key`; the lower quartile of
-            its measurements, because what disturbs one only ever adds time.
+        measured_ms_: Latency of every kernel seen in `fit`, by `Kernel.key`.
         rooflines_: ms per launch, MAC and byte, `(3,)`, by kind; `""` holds for all others.
         extents_: Smallest and largest `EXTENT` features of each kind, `(2, 4)`.
         error_: Median absolute log error on kernels of kinds seen, sizes unseen (out of fold).
@@ -48,19 +48,33 @@ class KernelLatencyPredictor:
         self.trees_: TreeEnsemble | None = None
         self.error_ = 0.0
 
-    def fit(self, kernels: Sequence[Kernel], latency_ms: FloatArray) -> Self:
-        """Learn from kernels and their latencies `(n,)`; a kernel may occur several times."""
+    def fit(
+        self,
+        kernels: Sequence[Kernel],
+        latency_ms: FloatArray,
+        sessions: Sequence[int] | None = None,
+    ) -> Self:
+        """Learn from kernels and their latencies, `(n,)` each; a kernel may occur several times.
+
+        Args:
+            kernels: What was measured.
+            latency_ms: How long it took.
+            sessions: In which measurement, `(n,)`. Kernels that occur in several measurements tell
+                how fast the machine was in each; that is taken out. None: all in one.
+        """
         if len(kernels) != len(latency_ms) or not len(kernels):
             raise ValueError(
                 f"as many latencies as kernels are needed, and at least one, got "
                 f"{len(kernels)} kernels, {len(latency_ms)} latencies"
             )
-        samples: dict[str, list[float]] = {}
-        distinct: dict[str, Kernel] = {}
-        for kernel, ms in zip(kernels, latency_ms, strict=True):
-            samples.setdefault(kernel.key, []).append(float(ms))
-            distinct[kernel.key] = kernel
-        self.measured_ms_ = {key: float(np.quantile(ms, QUANTILE)) for key, ms in samples.items()}
+        distinct = {kernel.key: kernel for kernel in kernels}
+        keys = list(distinct)
+        position = {key: i for i, key in enumerate(keys)}
+        kernel_of = np.array([position[kernel.key] for kernel in kernels])
+        session_of = np.zeros(len(kernels), np.int64) if sessions is None else np.asarray(sessions)
+        log_ms = np.log(np.maximum(latency_ms, MIN_FLOOR_MS))
+        typical = np.exp(_without_session_effects(log_ms, kernel_of, session_of))
+        self.measured_ms_ = dict(zip(keys, typical.tolist(), strict=True))
         unique = list(distinct.values())
         y_ms = np.maximum(np.array([self.measured_ms_[k.key] for k in unique]), MIN_FLOOR_MS)
         kinds = np.array([kernel.kind for kernel in unique])
@@ -179,6 +193,31 @@ class KernelLatencyPredictor:
         ):
             raise ValueError("its arrays do not belong together")
         return predictor
+
+
+def _without_session_effects(
+    log_ms: FloatArray, kernel_of: NDArray[np.int64], session_of: NDArray[np.int64]
+) -> FloatArray:
+    """Log latency of each kernel when log_ms = kernel + session, by median polish; `(kernels,)`.
+
+    A machine is slower in some measurements than in others, and kernels of a large model meet
+    colder caches. The session effects are shifted so that their median is 0.
+
+    Reference:
+        Tukey, Exploratory Data Analysis, 1977, chapter 11.
+    """
+    rows = pd.DataFrame({"log_ms": log_ms, "kernel": kernel_of, "session": session_of})
+    # Only kernels of several sessions tell sessions apart.
+    is_shared = rows.groupby("kernel")["session"].transform("nunique") > 1
+    effect = pd.Series(0.0, index=np.unique(session_of))
+    for _ in range(N_POLISHES):
+        rows["kernel_ms"] = rows["log_ms"] - rows["session"].map(effect)
+        typical = rows.groupby("kernel")["kernel_ms"].median()
+        rest = rows["log_ms"] - rows["kernel"].map(typical)
+        found = rest[is_shared].groupby(rows["session"]).median()
+        effect = found.reindex(effect.index).fillna(0.0)
+        effect -= effect.median()
+    return np.asarray(typical.sort_index(), dtype=np.float64)
 
 
 def _fit_roofline(terms: FloatArray, y_ms: FloatArray) -> FloatArray:

@@ -23,7 +23,6 @@ N_FOLDS = 5
 DEFAULT_LEVEL = 0.9
 RIDGE = 1e-4
 N_REWEIGHTINGS, MIN_RESIDUAL = 12, 0.01
-PIECE_TAG = "pieces"  # tag of measurements that hold kernels only, not a network
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ class NetworkLatencyPredictor:
         self.held_out_ = np.zeros((2, 0))
 
     def fit(self, measurements: Sequence[NetworkMeasurement]) -> Self:
-        """Learn from the measurements of one target.
-
-        Those tagged `pieces` give kernels only; of the others, at least `MIN_NETWORKS` are needed.
+        """Learn from the measurements of one target, at least `MIN_NETWORKS`.
 
         Raises:
             PredictorError: There are too few, or they are of several targets.
@@ -83,20 +80,20 @@ class NetworkLatencyPredictor:
                 f"measurements of exactly one target are needed, got "
                 f"{len(targets)}: {', '.join(sorted(targets)) or 'none'}"
             )
-        networks = [m for m in measurements if PIECE_TAG not in m.tags]
+        networks = list(measurements)
         steady = [m for m in networks if m.samples.warning is None]
-        if len(steady) >= max(MIN_NETWORKS, len(networks) / 2):
+        if _n_distinct(steady) >= max(MIN_NETWORKS, _n_distinct(networks) / 2):
             networks = steady  # the others were measured on a machine that was busy throughout
-        if len(networks) < MIN_NETWORKS:
+        if _n_distinct(networks) < MIN_NETWORKS:
             raise PredictorError(
-                f"at least {MIN_NETWORKS} measured networks are needed, got "
-                f"{len(networks)}; measure more with `hwnas profile`"
+                f"at least {MIN_NETWORKS} different measured networks are needed, got "
+                f"{_n_distinct(networks)}; measure more with `hwnas profile`"
             )
         (self.target_,) = targets.values()
-        self.held_out_ = self._cross_predict(measurements, networks)
+        self.held_out_ = self._cross_predict(networks)
         predicted, measured = self.held_out_
         self.bounds_ = conformal_bounds(np.log(measured / predicted), level=self.level)
-        self.kernels_ = self._fit_kernels(measurements)
+        self.kernels_ = self._fit_kernels(networks)
         self.coef_ = _fit_overhead(*self._sums(self.kernels_, networks), _measured_ms(networks))
         return self
 
@@ -152,9 +149,11 @@ class NetworkLatencyPredictor:
             )
 
     def _fit_kernels(self, measurements: Sequence[NetworkMeasurement]) -> KernelLatencyPredictor:
-        runs = [kernel for m in measurements for kernel in m.kernels]
+        runs = [(i, run) for i, m in enumerate(measurements) for run in m.kernels]
         return KernelLatencyPredictor(seed=self.seed).fit(
-            [run.kernel for run in runs], np.array([run.latency_ms for run in runs])
+            [run.kernel for _, run in runs],
+            np.array([run.latency_ms for _, run in runs]),
+            [i for i, _ in runs],
         )
 
     @staticmethod
@@ -164,9 +163,7 @@ class NetworkLatencyPredictor:
         sums = [kernels.predict([run.kernel for run in m.kernels])[0].sum() for m in networks]
         return np.array(sums), np.array([len(m.kernels) for m in networks], dtype=np.float64)
 
-    def _cross_predict(
-        self, measurements: Sequence[NetworkMeasurement], networks: Sequence[NetworkMeasurement]
-    ) -> FloatArray:
+    def _cross_predict(self, networks: Sequence[NetworkMeasurement]) -> FloatArray:
         """Predict every network by a model fitted without any measurement of it, `(2, n)`."""
         digests = sorted({m.digest for m in networks})
         order = np.random.default_rng(self.seed).permutation(len(digests))
@@ -176,10 +173,9 @@ class NetworkLatencyPredictor:
             held_out = [m for m in networks if fold_of[m.digest] == fold]
             if not held_out:
                 continue
-            rest = [m for m in measurements if fold_of.get(m.digest) != fold]
-            fitted = [m for m in rest if PIECE_TAG not in m.tags]
+            rest = [m for m in networks if fold_of[m.digest] != fold]
             kernels = self._fit_kernels(rest)
-            coef = _fit_overhead(*self._sums(kernels, fitted), _measured_ms(fitted))
+            coef = _fit_overhead(*self._sums(kernels, rest), _measured_ms(rest))
             sums, n_kernels = self._sums(kernels, held_out)
             predicted.append(
                 np.maximum(coef[0] * sums + coef[1] * n_kernels + coef[2], 0.05 * sums)
@@ -217,6 +213,10 @@ class NetworkLatencyPredictor:
         predictor.held_out_ = np.asarray(arrays["held_out"], np.float64).reshape(2, -1)
         predictor.kernels_ = KernelLatencyPredictor.from_data(data["kernels"], arrays)
         return predictor
+
+
+def _n_distinct(networks: Sequence[NetworkMeasurement]) -> int:
+    return len({m.digest for m in networks})
 
 
 def _measured_ms(networks: Sequence[NetworkMeasurement]) -> FloatArray:

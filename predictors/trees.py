@@ -39,20 +39,27 @@ class TreeEnsemble:
     value: FloatArray
 
     def __post_init__(self) -> None:
+        if not self._is_sound():
+            raise ValueError("the arrays do not describe trees")
+
+    def _is_sound(self) -> bool:
+        names = ("left", "right", "feature", "threshold", "value")
+        if self.left.ndim != 1 or len({getattr(self, name).shape for name in names}) != 1:
+            return False
         m = len(self.left)
-        ok = all(
-            len(getattr(self, name)) == m for name in ("right", "feature", "threshold", "value")
-        )
+        if self.roots.ndim != 1 or not len(self.roots):
+            return False
         # Children stand behind their parents, so that walking down always ends.
         inner = self.left != _LEAF
         here = np.arange(m)[inner]
-        ok = ok and len(self.roots) > 0 and bool(((self.roots >= 0) & (self.roots < m)).all())
-        ok = ok and all(
-            bool(((child[inner] > here) & (child[inner] < m)).all())
-            for child in (self.left, self.right)
+        return bool(
+            ((self.roots >= 0) & (self.roots < m)).all()
+            and (self.feature >= 0).all()
+            and all(
+                ((child[inner] > here) & (child[inner] < m)).all()
+                for child in (self.left, self.right)
+            )
         )
-        if not ok:
-            raise ValueError("the arrays do not describe trees")
 
     @classmethod
     def fit(

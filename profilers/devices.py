@@ -28,10 +28,10 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU as NVML describes it."""
+    """One NVIDIA GPU as NVML describes it. None: could not be read."""
 
     name: str
-    memory_bytes: int
+    memory_bytes: int | None
     driver: str
     sm_clock_mhz: int | None
     max_sm_clock_mhz: int | None
@@ -113,6 +113,8 @@ def _gpus() -> tuple[Gpu, ...]:
         return ()
     try:
         return tuple(_gpu(pynvml, i) for i in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:  # a GPU that is lost, or that this user may not open
+        return ()
     finally:
         pynvml.nvmlShutdown()
 
@@ -127,8 +129,9 @@ def _gpu(nvml: Any, index: int) -> Gpu:
             return None
 
     return Gpu(
-        name=str(read("nvmlDeviceGetName")),
-        memory_bytes=int(getattr(read("nvmlDeviceGetMemoryInfo"), "total", 0)),
+        name=str(read("nvmlDeviceGetName") or "unknown"),
+        # Not there on GPUs that share the memory of the CPU.
+        memory_bytes=getattr(read("nvmlDeviceGetMemoryInfo"), "total", None),
         driver=str(nvml.nvmlSystemGetDriverVersion()),
         sm_clock_mhz=read("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         max_sm_clock_mhz=read("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),

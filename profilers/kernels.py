@@ -137,7 +137,8 @@ def _conv_transpose_macs(kernel: Kernel) -> int:
 
 
 def _matmul_macs(kernel: Kernel) -> int:
-    inner = kernel.inputs[0].shape[-1] if kernel.inputs[0].shape else 1
+    left = kernel.inputs[0].shape or (1,)
+    inner = left[-2] if kernel.attribute("transA") and len(left) > 1 else left[-1]
     return kernel.outputs[0].n_elements * inner
 
 

@@ -79,15 +79,20 @@ def load_model(
             raise DecodeError("it holds no graph")
         onnx.load_external_data_for_model(proto, str(path.parent))
         # ONNX's own reader refuses external data outside the model's folder.
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        return make_model(
+            proto,
+            name=path.stem,
+            digest=hashlib.sha256(data).hexdigest(),
+            batch=batch,
+            shapes=shapes,
+        )
+    # TypeError: a name that is no UTF-8 is read as bytes.
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{path} is not a readable ONNX model ({len(data):,} bytes): {reason}. "
             f"Export it again, or check that the download is complete."
         ) from None
-    return make_model(
-        proto, name=path.stem, digest=hashlib.sha256(data).hexdigest(), batch=batch, shapes=shapes
-    )
 
 
 def make_model(
@@ -115,7 +120,13 @@ def make_model(
             )
         given = shapes.pop(value.name, None)
         shape = _static_shape(name, value, batch, given, dimensions)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        except KeyError as error:
+            raise ModelError(
+                f"input {value.name!r} of {name} has the element type {error}, which is no type "
+                f"of ONNX"
+            ) from None
         inputs.append(InputSpec(value.name, np.dtype(dtype), shape))
     if shapes:
         raise ModelError(
@@ -142,7 +153,7 @@ def _static_shape(
         fits = (not tensor.HasField("shape")) or (
             len(given) == len(dims)
             and all(
-                not d.HasField("dim_value") or d.dim_value == size
+                d.dim_value == size or d.dim_value < 1  # 0 and -1 are meant as "any"
                 for d, size in zip(dims, given, strict=True)
             )
         )
@@ -153,16 +164,12 @@ def _static_shape(
             )
         shape = given
     else:
-        open_dims = [d for d in dims if not d.HasField("dim_value") or d.dim_value < 1]
+        open_dims = [d for d in dims if d.dim_value < 1]
         is_batch = batch is not None and open_dims == dims[:1]
         if (open_dims and not is_batch) or not tensor.HasField("shape"):
             batch_hint = " (or --batch N)" if open_dims == dims[:1] else ""
             example = ",".join(
-                str(d.dim_value)
-                if d.HasField("dim_value") and d.dim_value > 0
-                else "1"
-                if i == 0
-                else "N"
+                str(d.dim_value) if d.dim_value > 0 else "1" if i == 0 else "N"
                 for i, d in enumerate(dims)
             )
             raise ModelError(
@@ -170,7 +177,7 @@ def _static_shape(
                 f"latency needs a static one: give --shape {value.name}={example or '...'}"
                 f"{batch_hint}"
             )
-        shape = tuple(int(d.dim_value) or int(batch or 1) for d in dims)
+        shape = tuple(int(d.dim_value if d.dim_value > 0 else batch or 1) for d in dims)
     for dim, size in zip(dims, shape, strict=False):
         if dim.dim_param:
             dimensions[dim.dim_param] = size
@@ -194,8 +201,13 @@ def check_batch(model: OnnxModel, batch: int) -> None:
 
 def _name_nodes(proto: onnx.ModelProto) -> None:
     """Give every node a name of its own: the runtime's profile knows nodes by name only."""
+    taken = {node.name for node in proto.graph.node}
     seen: set[str] = set()
     for i, node in enumerate(proto.graph.node):
         if not node.name or node.name in seen:
-            node.name = f"{node.name or node.op_type}__{i}"
+            name = f"{node.name or node.op_type}__{i}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
         seen.add(node.name)

@@ -46,6 +46,7 @@ MIN_ROUNDS = 6  # for networks of which the time allows few runs
 MAX_PROFILE_EVENTS = 60_000  # about 40 MB of JSON to parse
 MIN_KERNEL_US = 0.05
 _SUFFIX = "_kernel_time"
+_CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
 class OnnxRuntimeProfiler:
@@ -224,7 +225,19 @@ def _read_profile(
     kernel_events = [
         event for event in events if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX)
     ]
-    return kernel_events, graph
+    return _top_level(kernel_events), graph
+
+
+def _top_level(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out what runs inside an If, Loop or Scan: its time is in that node's own event."""
+    kept: list[dict[str, Any]] = []
+    parent_start = float("inf")
+    for event in reversed(events):  # an event is written at its end: the parent's comes last
+        if event["ts"] >= parent_start:
+            continue
+        parent_start = event["ts"] if event["args"]["op_name"] in _CONTROL_FLOW else float("inf")
+        kept.append(event)
+    return kept[::-1]
 
 
 def _join(
@@ -237,6 +250,10 @@ def _join(
     `is_steady` says of every run after the warm-up whether the machine was at its best, `(runs,)`.
     """
     by_name = {node.name: node for node in graph.node if node.name}
+    unnamed: dict[str, list[onnx.NodeProto]] = defaultdict(list)  # by operator, in running order
+    for node in graph.node:
+        if not node.name:
+            unnamed[node.op_type].append(node)
     durations: dict[str, list[int]] = defaultdict(list)
     intervals: dict[str, list[int]] = defaultdict(list)
     first: dict[str, dict[str, Any]] = {}
@@ -252,6 +269,8 @@ def _join(
     nodes = []
     for name, args in first.items():
         node = by_name.get(name)
+        if node is None and unnamed[args["op_name"]]:
+            node = unnamed[args["op_name"]].pop(0)
         nodes.append(KernelNode(
             name,
             Kernel(
@@ -279,6 +298,8 @@ def _kernel_latencies(
     nodes; it is estimated as the median of interval - duration, and taken off.
     """
     names = list(durations)
+    if not names:  # the runtime folded the whole graph into a constant
+        return []
     n_runs = min(len(us) for us in durations.values())
     runs = np.array([durations[name][:n_runs] for name in names], dtype=np.float64)
     starts = np.array([intervals[name][: n_runs - 1] for name in names[:-1]], dtype=np.float64)

@@ -75,28 +75,34 @@ class MeasurementStore:
             if isinstance(path, Path):
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._create()
+            try:
+                self._is_empty()  # before anything is written: a stranger's file stays as it is
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+                self._create()
+            except BaseException:
+                self._connection.close()
+                raise
 
     def _create(self) -> None:
         with self._transaction() as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if version == 0 and n_tables == 0:
+            if self._is_empty():
                 for statement in _SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif (
-                version != SCHEMA_VERSION
-                or not connection.execute(
-                    "SELECT 1 FROM sqlite_master WHERE name = 'network_kernel'"
-                ).fetchone()
-            ):
-                raise StoreError(
-                    f"{self.path} is no measurement database of schema version {SCHEMA_VERSION} "
-                    f"(it says {version}). Name another file, or update hwnas if it is newer."
-                )
+
+    def _is_empty(self) -> bool:
+        """Whether the file is new; refuses one that is no measurement database."""
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+        if version == 0 and not tables:
+            return True
+        if version != SCHEMA_VERSION or "network_kernel" not in tables:
+            raise StoreError(
+                f"{self.path} is no measurement database of schema version {SCHEMA_VERSION} "
+                f"(it says {version}). Name another file, or update hwnas if it is newer."
+            )
+        return False
 
     def __enter__(self) -> Self:
         return self

@@ -31,6 +31,7 @@ FAST_CHUNKS_PERCENTILE = 10
 # The same holds for minutes: only a fixed reference workload, timed beside the chunk, shows those.
 SLOW_REFERENCE = 1.15
 MIN_CLEAN_SAMPLES = 8
+FASTEST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ class LatencySamples:
         clean = self.wall_ms[~self.is_contended]
         if len(clean) >= MIN_CLEAN_SAMPLES:
             return clean
-        # Disturbances only ever add time: the fastest quarter is the least disturbed part.
-        n = max(1, len(self.wall_ms) // 4, len(clean))
+        # Disturbances only ever add time, so the fastest samples are the least disturbed.
+        n = max(1, round(len(self.wall_ms) * FASTEST_SHARE))
         return np.sort(self.wall_ms)[:n]
 
     @property
     def latency_ms(self) -> float:
-        """Median of the uncontended samples; of the fastest quarter where too few are clean."""
+        """Median of the uncontended samples; of the fastest 5 % where too few are clean."""
         return float(np.median(self._kept_ms))
 
     @property
@@ -133,8 +134,8 @@ class LatencySamples:
         }
         seen = ", ".join(f"{cause} in {count}" for cause, count in causes.items() if count)
         return (
-            f"only {n_clean} of {len(self.wall_ms)} samples were undisturbed ({seen}); "
-            f"latency_ms is the median of the fastest quarter"
+            f"only {n_clean} of {len(self.wall_ms)} samples were undisturbed"
+            f"{f' ({seen})' if seen else ''}; latency_ms is the median of the fastest 5 %"
         )
 
     def extended(self, other: LatencySamples) -> LatencySamples:

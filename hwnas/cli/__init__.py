@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from hwnas.cli import bench, measure, predict, search
 from hwnas.errors import HwnasError, PredictorError, ProfilerError
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # here, because typer would end without a word
+            _fail("interrupted: what was done is kept, the same command goes on", 130)
+
+
 app = typer.Typer(
     name="hwnas",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -54,14 +65,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except KeyboardInterrupt:
-        _fail("interrupted: what was done is kept, the same command goes on", 130)
     except (HwnasError, PredictorError, ProfilerError) as error:
         if debug:
             raise
         _fail(f"error: {error}", 2)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     typer.echo(message, err=True)
     sys.exit(code)

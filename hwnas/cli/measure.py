@@ -88,7 +88,7 @@ def profile(
     ] = 3.0,
     networks: Annotated[
         int, typer.Option("--networks", min=1, help="space: only: networks to measure.")
-    ] = 48,
+    ] = 80,
     data: DataName = "digits",
     data_path: DataPath = None,
     seed: Annotated[int, typer.Option("--seed", help="space: only: of the networks drawn.")] = 0,

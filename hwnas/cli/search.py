@@ -58,7 +58,7 @@ def search(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one run.")] = 1,
     networks: Annotated[
         int, typer.Option("--networks", help="Networks measured to fit the predictor.")
-    ] = 48,
+    ] = 80,
     level: Annotated[
         float, typer.Option("--level", help="Share of networks that intervals are to cover.")
     ] = 0.9,

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from hwnas.blocks import InvertedResidual
+from hwnas.errors import ConfigError
+from hwnas.networks import Network, count, counts
+from hwnas.spaces.catalog import SPACES, make_space
+from hwnas.spaces.mobilenet import mobile_space
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)])
+def test_networks_take_the_images_and_give_a_logit_a_class(shape):
+    space = mobile_space(shape, 7)
+    for row in space.sample(np.random.default_rng(0), 2):
+        architecture = space.architecture(tuple(row))
+        assert architecture.input_shape[0] == shape[0]
+        network = Network(architecture).eval()
+        with torch.inference_mode():
+            assert network(torch.zeros(2, *architecture.input_shape)).shape == (2, 7)
+
+
+def test_resolutions_are_multiples_of_4_and_fit_the_stages():
+    # 8·(1, 2, 3); 28·(0.57, 0.79, 1) = (15.96, 22.12, 28); 224·(...) = (127.7, 177, 224)
+    for size, expected in ((8, (8, 16, 24)), (28, (16, 24, 28)), (224, (128, 176, 224))):
+        resolution = mobile_space((1, size, size), 10).choices[0]
+        assert (resolution.name, resolution.options) == ("resolution", expected)
+
+
+def test_the_smallest_and_the_largest_network_of_every_plan_can_be_counted():
+    for size in (8, 28, 224):
+        space = mobile_space((3, size, size), 10)
+        smallest = counts(space.architecture((0,) * len(space.choices)))
+        largest = counts(space.architecture(tuple(n - 1 for n in space.n_options)))
+        assert smallest.out_shape == largest.out_shape == (10,)
+        assert smallest.macs < largest.macs and smallest.params < largest.params
+
+
+def test_a_bottleneck_has_the_parameters_of_its_layers():
+    block = InvertedResidual(24, 5, 2, expand_ratio=4, squeeze_excite=True, activation="relu")
+    counted = count(block, (16, 8, 8))
+    expand = 16 * 64 + 2 * 64
+    depthwise = 64 * 25 + 2 * 64
+    gate = (64 * 16 + 16) + (16 * 64 + 64)  # reduced to a quarter
+    project = 64 * 24 + 2 * 24
+    assert counted.params == expand + depthwise + gate + project
+    assert counted.out_shape == (24, 4, 4)
+
+
+def test_the_first_block_of_a_stage_changes_the_map_and_the_others_keep_it():
+    space = mobile_space((1, 8, 8), 10)
+    largest = space.architecture(tuple(n - 1 for n in space.n_options))
+    strides = [b.stride for b in largest.blocks if isinstance(b, InvertedResidual)]
+    assert strides == [1, 1, 1, 2, 1, 1, 2, 1, 1]
+
+
+def test_the_catalog_refuses_images_that_do_not_fit():
+    with pytest.raises(ConfigError, match=r"'mobile' does not fit.*square.*got 28×32"):
+        make_space("mobile", (1, 28, 32), 10)
+    with pytest.raises(ConfigError, match=r"at least 8×8, got 7×7"):
+        make_space("mobile", (1, 7, 7), 10)
+
+
+def test_the_catalog_names_the_nearest_space():
+    with pytest.raises(ConfigError, match=r"unknown space 'mobil'; did you mean 'mobile'\?"):
+        make_space("mobil", (1, 8, 8), 10)
+
+
+def test_a_space_of_the_catalog_has_its_name():
+    assert {name: make_space(name, (1, 28, 28), 10).name for name in SPACES} == {
+        name: name for name in SPACES
+    }
+
+
+def test_a_space_for_small_images_has_some_hundreds_of_distinct_pieces():
+    space = mobile_space((1, 8, 8), 10)
+    pieces = set()
+    for row in space.sample(np.random.default_rng(0), 4000):
+        architecture = space.architecture(tuple(row))
+        shape = architecture.input_shape
+        for block in architecture.blocks:
+            pieces.add((block, shape))
+            shape = count(block, shape).out_shape
+    assert space.size > 1e9
+    assert 100 < len(pieces) < 3000
