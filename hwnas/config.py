@@ -46,9 +46,9 @@ class SearchConfig:
     space: str = "mobile"
     budgets: tuple[str, ...] = ()
     strategy: str = "evolution"
-    trials: int = 48
+    trials: int = 64
     minutes: float | None = None
-    finalists: int = 14
+    finalists: int = 24
     search_epochs: float | None = None
     final_epochs: float | None = None
     seed: int = 0

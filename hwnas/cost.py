@@ -11,7 +11,7 @@ genotypes: no torch, no ONNX in it. A piece that no walk has met is exported whe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ _REORDER_INPUT = "com.microsoft.nchwc:ReorderInput"
 _REORDER_OUTPUT = "com.microsoft.nchwc:ReorderOutput"
 _REORDERS = (_REORDER_INPUT, _REORDER_OUTPUT)
 _UNKNOWN, _EMPTY = -1, 0
-_VERSION = 2  # of the stored pieces; raise it when the cutting below changes
+_VERSION = 3  # of the stored pieces; raise it when the cutting below changes
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,9 @@ class Piece:
     @property
     def key(self) -> str:
         """Stable text under which the piece is kept on disk."""
+        kind = f"{type(self.block).__module__}.{type(self.block).__qualname__}"
         fields = asdict(self.block)  # type: ignore[call-overload]
-        return json.dumps(
-            [_VERSION, type(self.block).__qualname__, fields, self.in_shape, self.in_layout]
-        )
+        return json.dumps([_VERSION, kind, fields, self.in_shape, self.in_layout])
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,13 @@ def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> PieceKernels:
     """The kernels between the two neighbours of the piece that leads from `x` to `y`."""
     # Pieces share no tensor that is computed, so walking from x finds exactly this one's nodes.
     tensors, own = {x}, []
+    blocked: set[str] = set()  # tensors in the runtime's blocked layout
     for node in nodes:  # in running order
         if tensors.intersection(node.reads):
             tensors.update(node.writes)
             own.append(node)
+            if _writes_blocked(node, blocked):
+                blocked.update(node.writes)
     before = next((node for node in own if node.name.startswith("/before.")), None)
     after = next(
         (
@@ -143,13 +145,21 @@ def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> PieceKernels:
         if source is None:  # the block does nothing
             layout = PLAIN if before is None else BLOCKED
         else:
-            is_blocked = source.kernel.kind.startswith(_BLOCKED_DOMAIN)
-            is_blocked &= source.kernel.kind != _REORDER_INPUT
             readers = [n for n in piece if set(source.writes).intersection(n.reads)]
             if source.kernel.kind in _REORDERS and not readers:
                 piece.remove(source)  # the neighbour asked for it, and it is counted there
-            layout = BLOCKED if is_blocked else PLAIN
+            handed_on = source.reads if source.kernel.kind in _REORDERS else source.writes
+            layout = PLAIN if blocked.isdisjoint(handed_on) else BLOCKED
     return PieceKernels(tuple(node.kernel for node in piece), layout)
+
+
+def _writes_blocked(node: KernelNode, blocked: Set[str]) -> bool:
+    """Whether the node's output is in the blocked layout, given which tensors before it are."""
+    kind = node.kernel.kind
+    if kind in _REORDERS:
+        return kind == _REORDER_INPUT
+    # What stands in no domain of its own (adding, joining channels) keeps the layout it is given.
+    return kind.startswith(_BLOCKED_DOMAIN) or not blocked.isdisjoint(node.reads)
 
 
 @dataclass(frozen=True)

@@ -253,8 +253,8 @@ def load_data(name: str, *, path: Path | None = None) -> DataSet:
     Args:
         name: One of:
 
-            - `digits`: 1,797 images of 8×8, part of scikit-learn; 1,097 train, 350 validation,
-              350 test.
+            - `digits`: 1,797 images of 8×8, part of scikit-learn; 897 train, 450 validation,
+              450 test.
             - `fashion-mnist`: 70,000 images of 28×28 from the four IDX files in `path`, by default
               where Debian's package `dataset-fashion-mnist` puts them. The official test images;
               the last tenth of the training images in stratified order is validation.
@@ -292,7 +292,7 @@ def _load_digits() -> DataSet:
     bunch = load_digits()
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # they count to 16, not to 255
     whole = Split(torch.from_numpy(grey)[:, None], torch.from_numpy(bunch.target.astype(np.int64)))
-    train, validation, test = _cut(whole, 350, 350)
+    train, validation, test = _cut(whole, 450, 450)
     return DataSet("digits", train, validation, test, tuple("0123456789"))
 
 

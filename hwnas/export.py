@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,8 @@ def save_onnx(proto: onnx.ModelProto, path: Path, *, metadata: Mapping[str, str]
         part.write_bytes(proto.SerializeToString())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be a file
+            part.unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
 
 

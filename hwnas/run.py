@@ -381,8 +381,9 @@ class _Run:
 def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
     """The `n` trials that are worth a long training, fastest first.
 
-    By Pareto rank, and within the last rank that still fits by crowding distance: short training
-    ranks only roughly, so networks right behind the front get their chance too.
+    Short training ranks only roughly, so the front alone would not do. Half are the best by Pareto
+    rank, and within a rank by crowding distance; the others are the most accurate of the rest in
+    each of as many ranges of latency, equal on a logarithmic scale.
     """
     complete = [trial for trial in trials if trial.objectives is not None]
     if not complete:
@@ -392,8 +393,17 @@ def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
     crowding = np.zeros(len(complete))
     for value in np.unique(rank):
         crowding[rank == value] = crowding_distance(objectives[rank == value])
-    order = np.lexsort((-crowding, rank))[:n]
-    return sorted((complete[i] for i in order), key=_predicted_ms)
+    order = [int(i) for i in np.lexsort((-crowding, rank))]
+    chosen = order[: (n + 1) // 2]
+    left = [i for i in order if i not in chosen]
+    log_ms = np.log(objectives[:, 1])
+    edges = np.linspace(log_ms.min(), log_ms.max(), n // 2 + 1)
+    bins = np.clip(np.searchsorted(edges, log_ms, side="right") - 1, 0, max(0, n // 2 - 1))
+    by_error = sorted(left, key=lambda i: (objectives[i, 0], objectives[i, 1]))
+    best_of_bin = {int(bins[i]): i for i in reversed(by_error)}
+    chosen += best_of_bin.values()
+    chosen += [i for i in by_error if i not in chosen][: n - len(chosen)]
+    return sorted((complete[i] for i in chosen[:n]), key=_predicted_ms)
 
 
 def _predicted_ms(trial: Trial) -> float:

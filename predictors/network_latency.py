@@ -103,11 +103,12 @@ class NetworkLatencyPredictor:
             raise NotFittedError("NetworkLatencyPredictor.predict was called before fit")
         flat = [kernel for kernels in networks for kernel in kernels]
         ms, known = self.kernels_.predict(flat)
-        ends = np.cumsum([len(kernels) for kernels in networks])[:-1]
+        n_kernels = np.array([len(kernels) for kernels in networks], dtype=np.int64)
+        n, owner = len(networks), np.repeat(np.arange(len(networks)), n_kernels)
         return self.predict_sums(
-            np.array([part.sum() for part in np.split(ms, ends)]),
-            np.array([len(kernels) for kernels in networks]),
-            np.array([part.sum() for part in np.split(ms * known, ends)]),
+            np.bincount(owner, weights=ms, minlength=n),
+            n_kernels,
+            np.bincount(owner, weights=ms * known, minlength=n),
         )
 
     def predict_sums(

@@ -38,7 +38,7 @@ def _bottleneck(stage, block, options):
 
 @pytest.fixture(scope="session")
 def make_tiny_space() -> Callable[[tuple[int, ...], int], SearchSpace]:
-    """96 genotypes, 72 networks, two stages of one or two bottlenecks; as the catalog calls it."""
+    """96 genotypes, 80 networks, two stages of one or two bottlenecks; as the catalog calls it."""
 
     def make(input_shape, n_classes):
         def slot(stage, block):

@@ -38,13 +38,13 @@ def search(
         typer.Option("--budget", help="Such as 'params<=2e6'; repeatable."),
     ] = None,
     strategy: Annotated[str, typer.Option("--strategy", help="evolution or random.")] = "evolution",
-    trials: Annotated[int, typer.Option("--trials", help="Networks to train shortly.")] = 48,
+    trials: Annotated[int, typer.Option("--trials", help="Networks to train shortly.")] = 64,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Start no trial after so long.")
     ] = None,
     finalists: Annotated[
         int, typer.Option("--finalists", help="Networks to train to the end and measure.")
-    ] = 14,
+    ] = 24,
     search_epochs: Annotated[
         float | None, typer.Option("--search-epochs", help="Of the short training.")
     ] = None,

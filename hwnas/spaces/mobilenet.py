@@ -38,14 +38,14 @@ class _Plan:
 
 
 _SMALL = _Plan(
-    scales=(1, 2, 3),
+    scales=(0.5, 1, 2, 3),
     stem=(16, 1),
     stages=((32, 1), (64, 2), (128, 2)),
     features=128,
-    depths=(1, 2, 3),
+    depths=(1, 2, 3, 4),
     kernel_sizes=(3, 5),
     expand_ratios=(2, 4, 6),
-    widths=(0.25, 0.5, 1.0),
+    widths=(0.25, 0.5, 1.0, 2.0),
 )
 _MEDIUM = _Plan(
     scales=(0.57, 0.79, 1), stem=(16, 1), stages=((16, 1), (32, 2), (64, 2), (96, 1)),

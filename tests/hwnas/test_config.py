@@ -1,0 +1,117 @@
+from dataclasses import fields, replace
+
+import pytest
+
+from hwnas.config import SearchConfig, check_same_run, read_config, write_config
+from hwnas.errors import ConfigError, RunFolderError
+
+OTHER = SearchConfig(
+    data="folder:x", data_path="/x", space="s", budgets=("latency_ms<=5", "params<=1e6"),
+    strategy="random", trials=5, minutes=1.5, finalists=3, search_epochs=0.5, final_epochs=2.0,
+    seed=7, threads=2, batch=4, networks=9, level=0.8,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [SearchConfig(), OTHER])
+def test_a_config_comes_back_from_its_file(tmp_path, config):
+    write_config(tmp_path, {"search": config.to_table()})
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+    assert SearchConfig.from_table(read_config(tmp_path / "config.toml")["search"]) == config
+
+
+def test_the_other_config_differs_in_nearly_every_field():
+    same = [f.name for f in fields(OTHER)
+            if getattr(OTHER, f.name) == getattr(SearchConfig(), f.name)]  # fmt: skip
+    assert same == ["target", "precision"]  # there is one of each
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_one():
+    with pytest.raises(ConfigError, match="unknown key in .search. 'trails'; did you mean 'trials"):
+        SearchConfig.from_table({"trails": 5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"finalists": 0}, "finalists must be at least 1"),
+        ({"networks": 7}, "networks must be at least 8, got 7"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"minutes": 0}, "minutes must be above 0"),
+        ({"search_epochs": -1.0}, "search_epochs must be above 0"),
+        ({"final_epochs": float("nan")}, "final_epochs must be above 0, got nan"),
+        ({"level": 1.0}, "level must lie between 0 and 1, got 1.0"),
+        ({"level": 0}, "level must lie between 0 and 1"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(SearchConfig(), **changes)
+
+
+def test_a_value_of_a_wrong_type_is_refused():
+    with pytest.raises(ConfigError, match="wrong type"):
+        SearchConfig.from_table({"trials": "many"})
+
+
+@pytest.mark.parametrize("content", [b"[search", b"\xff\xfe", b"a = 1\na = 2"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "config.toml").write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"config\.toml is not TOML"):
+        read_config(tmp_path / "config.toml")
+    with pytest.raises(RunFolderError, match=r"config\.toml is not TOML"):
+        check_same_run(tmp_path, {"search": {}})
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match=r"cannot read .*config\.toml: No such file"):
+        read_config(tmp_path / "config.toml")
+
+
+def asked(config, fingerprint="abc"):
+    return {"search": config.to_table(), "run": {"data_fingerprint": fingerprint}}
+
+
+def test_a_new_or_empty_folder_holds_no_run(tmp_path):
+    check_same_run(tmp_path, asked(OTHER))
+    check_same_run(tmp_path / "new", asked(OTHER))
+
+
+def test_the_same_run_goes_on_also_with_more_trials_or_time(tmp_path):
+    write_config(tmp_path, asked(OTHER) | {"spent": {"n_trials": 5}})
+    check_same_run(tmp_path, asked(OTHER))
+    check_same_run(tmp_path, asked(replace(OTHER, trials=50, minutes=None)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 8}, "seed is 7 there, 8 asked"),
+        ({"data": "digits"}, "data is 'folder:x' there, 'digits' asked"),
+        ({"data_path": None}, "data_path is '/x' there, None asked"),
+        ({"budgets": ()}, "budgets is .* there, .. asked"),
+    ],
+)
+def test_another_run_is_refused_with_what_differs(tmp_path, changes, message):
+    write_config(tmp_path, asked(OTHER))
+    with pytest.raises(RunFolderError, match=f"holds another run: {message}.*--out"):
+        check_same_run(tmp_path, asked(replace(OTHER, **changes)))
+
+
+def test_data_that_changed_under_the_same_name_is_noticed(tmp_path):
+    write_config(tmp_path, asked(OTHER))
+    with pytest.raises(RunFolderError, match="data_fingerprint is 'abc' there, 'abd' asked"):
+        check_same_run(tmp_path, asked(OTHER, "abd"))
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RunFolderError, match=r"is no run folder.*new or an empty folder"):
+        check_same_run(tmp_path, asked(OTHER))
+    with pytest.raises(RunFolderError, match="is no run folder"):
+        check_same_run(tmp_path / "thesis.tex", asked(OTHER))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match="cannot write"):
+        write_config(tmp_path / "missing", {})

@@ -1,0 +1,287 @@
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from hwnas import profiling, run, verify
+from hwnas.config import SearchConfig, read_config
+from hwnas.data import load_data
+from hwnas.errors import (
+    BudgetError,
+    ConfigError,
+    InfeasibleBudgetError,
+    RunFolderError,
+)
+from hwnas.evaluation import evaluate_onnx
+from hwnas.run import choose_finalists, export_again, run_search
+from hwnas.spaces import catalog
+from hwnas.strategies import Trial
+from hwnas.training import TrainingDivergedError, train
+from predictors.errors import WrongTargetError
+from predictors.files import load_predictor, save_predictor
+from profilers.onnx_models import load_model
+
+CONFIG = SearchConfig(
+    space="tiny", budgets=("latency_ms<=95%",), trials=4, finalists=3, search_epochs=0.25,
+    final_epochs=0.5, networks=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_and_tiny(make_tiny_space):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(catalog.SPACES, "tiny", make_tiny_space)
+        patch.setattr(profiling, "SECONDS_PER_NETWORK", 0.1)
+        patch.setattr(verify, "SECONDS_PROFILE", 0.05)
+        patch.setattr(verify, "SECONDS_LATENCY", 0.05)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, tiny_predictor):
+    path = tmp_path_factory.mktemp("predictor") / "predictor.npz"
+    save_predictor(tiny_predictor, path)
+    return path
+
+
+@pytest.fixture
+def start(tmp_path, fitted):
+    """Start, or go on with, a run that takes its predictor from a file."""
+
+    def call(config=CONFIG, **changes):
+        return run_search(
+            replace(config, **changes), tmp_path / "run", measurements=tmp_path / "m.db",
+            predictor=fitted,
+        )  # fmt: skip
+
+    return call
+
+
+class Trainings:
+    """Stands in for `train`: notes what is trained, and may stop one of them."""
+
+    def __init__(self, monkeypatch, *, stop_at=None, error=KeyboardInterrupt):
+        self.seeds = []
+        self.stop_at, self.error = stop_at, error
+        monkeypatch.setattr(run, "train", self)
+
+    def __call__(self, network, data, recipe, *, resolution, seed):
+        if len(self.seeds) == self.stop_at:
+            self.stop_at = None
+            raise self.error
+        self.seeds.append((recipe.epochs, seed))
+        return train(network, data, recipe, resolution=resolution, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run from nothing to the report, everything measured; read only."""
+    folder = tmp_path_factory.mktemp("whole")
+    # What is measured here varies: no budget on it, so that something is on the front.
+    config = replace(CONFIG, budgets=("params<=1e6",))
+    command = "hwnas search --data digits"
+    result = run_search(config, folder / "run", measurements=folder / "m.db", command=command)
+    return folder / "run", result
+
+
+def test_a_run_folder_holds_everything(whole):
+    folder, result = whole
+    assert result.is_complete and result.folder == folder
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("study.db")}
+    assert {"config.toml", "predictor.npz", "weights", "front", "candidates", "front.csv",
+            "candidates.csv", "trials.csv", "report.html"} <= names  # fmt: skip
+    assert (folder / "study.db").exists()
+    assert not list(folder.rglob("*.part"))
+    assert load_predictor(folder / "predictor.npz").level == CONFIG.level
+
+
+def test_the_front_is_what_its_models_compute(whole):
+    folder, result = whole
+    data = load_data("digits")
+    table = pd.read_csv(folder / "front.csv")
+    assert len(table) == len(result.front) >= 1
+    assert list(table["latency_ms"]) == sorted(table["latency_ms"])
+    for row in table.itertuples():
+        assert evaluate_onnx(folder / row.onnx, data).accuracy == row.test_accuracy
+        assert evaluate_onnx(folder / row.onnx, data, split="validation").accuracy == (
+            row.val_accuracy
+        )
+        assert row.parity_max_abs_error <= 1e-4 and row.meets_budget
+    assert sorted(f"front/{p.name}" for p in (folder / "front").iterdir()) == sorted(table["onnx"])
+
+
+def test_candidates_are_the_finalists_and_a_baseline(whole):
+    folder, result = whole
+    table = pd.read_csv(folder / "candidates.csv")
+    assert len(table) == len(result.candidates) == CONFIG.finalists + 1
+    assert list(table[table["kind"] == "baseline"]["name"]) == ["plain-cnn"]
+    assert set(table["name"]) == {path.stem for path in (folder / "weights").iterdir()}
+
+
+def test_trials_are_a_table(whole):
+    folder, _ = whole
+    table = pd.read_csv(folder / "trials.csv")
+    assert list(table["number"]) == [0, 1, 2, 3] and set(table["state"]) == {"complete"}
+    assert table["failure"].isna().all() and (table["predicted_latency_ms"] > 0).all()
+    assert all(len(json.loads(text)) == 6 for text in table["genotype"])
+
+
+def test_the_config_says_what_was_asked_found_and_spent(whole):
+    folder, _ = whole
+    tables = read_config(folder / "config.toml")
+    config = SearchConfig.from_table(tables["search"])
+    assert config == replace(CONFIG, budgets=("params<=1e6",))
+    assert tables["reproduce"]["command"] == "hwnas search --data digits"
+    assert tables["run"]["data_fingerprint"] == load_data("digits").fingerprint
+    assert tables["spent"]["n_trials"] == 4 and tables["spent"]["n_failed"] == 0
+    assert tables["spent"]["search_seconds"] > 0
+    assert tables["budget"]["fastest_ms"] <= tables["budget"]["median_ms"]
+
+
+def test_a_network_is_exported_again_for_another_batch(whole, tmp_path):
+    folder, result = whole
+    for name in (result.front[0].name, "plain-cnn"):
+        path = tmp_path / f"{name}.onnx"
+        assert export_again(folder, name, path, batch=3) <= 1e-4
+        assert load_model(path).inputs[0].shape == (3, 1, 8, 8)
+    stated = {c.name: c.test_accuracy for c in result.candidates}
+    again = evaluate_onnx(tmp_path / "plain-cnn.onnx", load_data("digits")).accuracy
+    assert again == pytest.approx(stated["plain-cnn"], abs=1e-9)
+
+
+def test_exporting_what_is_not_there_is_refused(whole, tmp_path):
+    folder, _ = whole
+    with pytest.raises(RunFolderError, match=r"unknown network 'plain'; did you mean 'plain-cnn'"):
+        export_again(folder, "plain", tmp_path / "x.onnx", batch=1)
+    with pytest.raises(RunFolderError, match=r"cannot read .*config\.toml"):
+        export_again(tmp_path, "t000", tmp_path / "x.onnx", batch=1)
+
+
+def test_the_same_call_again_trains_nothing_and_gives_the_same_front(start, monkeypatch):
+    first = start()
+    trained = Trainings(monkeypatch)
+    again = start()
+    assert trained.seeds == []
+    assert again.is_complete
+
+    def values(result):
+        return {c.name: (c.genotype, c.val_accuracy, c.test_accuracy) for c in result.candidates}
+
+    assert values(again) == values(first)
+
+
+def test_more_trials_continue_the_run(start, monkeypatch):
+    start()
+    trained = Trainings(monkeypatch)
+    start(trials=6)
+    searched = [seed for epochs, seed in trained.seeds if epochs == CONFIG.search_epochs]
+    assert searched == [4, 5]
+
+
+def test_an_interrupted_search_loses_and_repeats_no_trial(start, tmp_path, monkeypatch):
+    trained = Trainings(monkeypatch, stop_at=2)
+    stopped = start()
+    assert not stopped.is_complete and stopped.front == ()
+    assert len(pd.read_csv(tmp_path / "run" / "trials.csv")) == 2
+    assert not (tmp_path / "run" / "front.csv").exists()
+    result = start()
+    assert result.is_complete
+    searched = [seed for epochs, seed in trained.seeds if epochs == CONFIG.search_epochs]
+    assert searched == [0, 1, 2, 3]
+    table = pd.read_csv(tmp_path / "run" / "trials.csv")
+    assert sorted(table["number"]) == [0, 1, 2, 3] and table["genotype"].nunique() == 4
+
+
+def test_an_interrupted_search_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, fitted):
+    Trainings(monkeypatch, stop_at=1)
+    start()
+    start()
+    run_search(CONFIG, tmp_path / "other", measurements=tmp_path / "m.db", predictor=fitted)
+    columns = ["number", "genotype", "val_accuracy", "predicted_latency_ms"]
+    interrupted, other = (
+        pd.read_csv(tmp_path / name / "trials.csv")[columns] for name in ("run", "other")
+    )
+    pd.testing.assert_frame_equal(interrupted, other)
+
+
+def test_an_interrupted_final_training_keeps_what_was_trained(start, monkeypatch):
+    trained = Trainings(monkeypatch, stop_at=6)  # 4 trials, 2 of the 3 finalists
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    start()
+    final = [seed for epochs, seed in trained.seeds if epochs == CONFIG.final_epochs]
+    assert len(final) == CONFIG.finalists + 1 and len(trained.seeds) == 4 + len(final)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "half", "other", "empty"])
+def test_damaged_weights_are_trained_again(start, tmp_path, monkeypatch, damage):
+    first = start(final_epochs=0.1)
+    name = first.candidates[0].name
+    path = tmp_path / "run" / "weights" / f"{name}.pt"
+    content = path.read_bytes()
+    if damage == "other":
+        content = (path.parent / "plain-cnn.pt").read_bytes()
+    path.write_bytes({"garbage": b"\x80\x02q\x01.", "half": content[: len(content) // 2],
+                      "other": content, "empty": b""}[damage])  # fmt: skip
+    trained = Trainings(monkeypatch)
+    again = start(final_epochs=0.1)
+    assert len(trained.seeds) == 1
+    assert again.candidates[0].val_accuracy == first.candidates[0].val_accuracy
+
+
+def test_a_failed_trial_is_recorded_and_the_run_goes_on(start, tmp_path, monkeypatch):
+    Trainings(monkeypatch, stop_at=1, error=RuntimeError("out of memory"))
+    assert start().is_complete
+    table = pd.read_csv(tmp_path / "run" / "trials.csv").set_index("number")
+    assert table.loc[1, "state"] == "failed"
+    assert table.loc[1, "failure"] == "RuntimeError: out of memory"
+    assert read_config(tmp_path / "run" / "config.toml")["spent"]["n_failed"] == 1
+
+
+def test_a_finalist_that_diverges_is_left_out(start, monkeypatch):
+    Trainings(monkeypatch, stop_at=4, error=TrainingDivergedError("the loss became nan"))
+    result = start()
+    assert result.is_complete
+    assert len(result.candidates) == CONFIG.finalists  # two of three, and the baseline
+
+
+def test_another_run_in_the_folder_is_refused(start, monkeypatch):
+    Trainings(monkeypatch, stop_at=0)
+    start()
+    with pytest.raises(RunFolderError, match="holds another run: seed is 0 there, 1 asked"):
+        start(seed=1)
+
+
+def test_a_budget_below_the_fastest_network_ends_before_any_training(start, tmp_path, monkeypatch):
+    trained = Trainings(monkeypatch)
+    with pytest.raises(InfeasibleBudgetError, match="Raise the budget above"):
+        start(budgets=("latency_ms<=1e-6",))
+    assert trained.seeds == [] and not (tmp_path / "run" / "study.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"space": "tine"}, ConfigError, "did you mean 'tiny'"),
+        ({"strategy": "evolutoin"}, ConfigError, "did you mean 'evolution'"),
+        ({"budgets": ("latncy_ms<=1",)}, BudgetError, "did you mean 'latency_ms'"),
+        ({"budgets": ("energy_mj<=1",)}, BudgetError, "cannot deliver energy_mj"),
+        ({"batch": 2}, WrongTargetError, "batch 1.*batch 2"),
+    ],
+)
+def test_what_cannot_be_done_ends_before_any_training(start, monkeypatch, changes, error, message):
+    trained = Trainings(monkeypatch)
+    with pytest.raises(error, match=message):
+        start(**changes)
+    assert trained.seeds == []
+
+
+def test_finalists_are_the_best_ranks_fastest_first():
+    points = [(0.5, 1.0), (0.2, 4.0), (0.3, 2.0), (0.6, 1.5), (0.35, 3.0), (0.9, 9.0)]
+    trials = [Trial(i, (i,), point) for i, point in enumerate(points)]
+    trials.append(Trial(6, (6,), None, "failed"))
+    assert [t.number for t in choose_finalists(trials, 3)] == [0, 2, 1]  # the first front
+    assert [t.number for t in choose_finalists(trials, 5)] == [0, 3, 2, 4, 1]  # and the second
+    assert len(choose_finalists(trials, 99)) == 6
+    assert choose_finalists(trials[-1:], 3) == []

@@ -1,0 +1,203 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hwnas import verify as verify_module
+from hwnas.baselines import plain_cnn
+from hwnas.budget import parse_budget
+from hwnas.data import load_data
+from hwnas.errors import RunFolderError
+from hwnas.evaluation import evaluate_onnx, read_metadata
+from hwnas.networks import Network, counts
+from hwnas.progress import Silent
+from hwnas.verify import BASELINE, FRONT, Candidate, Trained, deliver, judge, verify
+from profilers.devices import this_device
+from profilers.onnx_models import load_model
+from profilers.store import MeasurementStore
+from profilers.targets import make_target
+
+COLUMNS = (
+    "name, onnx, val_accuracy, test_accuracy, latency_ms, predicted_latency_ms, predicted_low_ms, "
+    "predicted_high_ms, peak_memory_bytes, params, macs, parity_max_abs_error, meets_budget, "
+    "genotype"
+).split(", ")
+
+
+def candidate(name, accuracy, latency_ms, **changes):
+    made = Candidate(
+        name=name, onnx=f"candidates/{name}.onnx", val_accuracy=accuracy, test_accuracy=0.5,
+        latency_ms=latency_ms, predicted_latency_ms=1.5, predicted_low_ms=1.0,
+        predicted_high_ms=2.0, peak_memory_bytes=1000, params=10, macs=20,
+        parity_max_abs_error=1e-6, meets_budget=True, genotype=(0, 1),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def verdicts(candidates, *budgets):
+    judged = judge(candidates, [parse_budget(text) for text in budgets])
+    return {c.name: c.verdict for c in judged}
+
+
+def test_the_front_is_what_no_other_beats_in_both():
+    found = verdicts([
+        candidate("slow", 0.9, 3.0),
+        candidate("fast", 0.7, 1.0),
+        candidate("middle", 0.8, 2.0),
+        candidate("worse", 0.79, 2.5),
+        candidate("slower", 0.9, 3.5),
+    ])  # fmt: skip
+    dominated = "dominated by another candidate"
+    assert found == {
+        "slow": FRONT, "fast": FRONT, "middle": FRONT, "worse": dominated, "slower": dominated,
+    }  # fmt: skip
+
+
+def test_equal_networks_are_both_on_the_front():
+    found = verdicts([candidate("a", 0.9, 1.0), candidate("b", 0.9, 1.0)])
+    assert found == {"a": FRONT, "b": FRONT}
+
+
+def test_test_accuracy_plays_no_part():
+    found = verdicts([
+        candidate("a", 0.9, 1.0, test_accuracy=0.1), candidate("b", 0.8, 2.0, test_accuracy=0.99)
+    ])  # fmt: skip
+    assert found["a"] == FRONT and found["b"] != FRONT
+
+
+def test_what_misses_the_budget_neither_stands_on_the_front_nor_dominates():
+    found = verdicts(
+        [candidate("over", 0.99, 0.5, meets_budget=False, params=3000), candidate("in", 0.8, 1.0)],
+        "params<=1e3",
+    )
+    assert found == {
+        "over": "over budget: measured params 3000, budget params <= 1000", "in": FRONT
+    }  # fmt: skip
+
+
+def test_a_baseline_neither_stands_on_the_front_nor_dominates():
+    found = verdicts(
+        [candidate("plain", 0.99, 0.5, kind=BASELINE, genotype=None), candidate("in", 0.8, 1.0)]
+    )
+    assert found == {"plain": "baseline", "in": FRONT}
+
+
+def test_without_a_network_within_the_budget_there_is_no_front():
+    assert verdicts([]) == {}
+    found = verdicts([candidate("over", 0.9, 9.0, meets_budget=False)], "latency_ms<=5")
+    assert found["over"].startswith("over budget: measured latency_ms 9, budget")
+
+
+def place(folder, candidates):
+    (folder / "candidates").mkdir(parents=True, exist_ok=True)
+    for one in candidates:
+        (folder / one.onnx).write_bytes(one.name.encode())
+    return judge(candidates, [])
+
+
+def test_the_delivered_front_has_these_columns_and_rows_fastest_first(tmp_path):
+    judged = place(tmp_path, [
+        candidate("slow", 0.9, 3.0), candidate("fast", 0.7, 1.0, peak_memory_bytes=None),
+        candidate("worse", 0.6, 2.0), candidate("plain", 0.5, 9.0, kind=BASELINE, genotype=None),
+    ])  # fmt: skip
+    front = deliver(judged, tmp_path)
+    table = pd.read_csv(tmp_path / "front.csv")
+    assert list(table.columns) == COLUMNS
+    assert [c.name for c in front] == list(table["name"]) == ["fast", "slow"]
+    assert list(table["onnx"]) == ["front/fast.onnx", "front/slow.onnx"]
+    assert [json.loads(text) for text in table["genotype"]] == [[0, 1], [0, 1]]
+    assert table["meets_budget"].all()
+    assert np.isnan(table["peak_memory_bytes"][0]) and table["peak_memory_bytes"][1] == 1000
+    assert [(tmp_path / path).read_bytes() for path in table["onnx"]] == [b"fast", b"slow"]
+    assert sorted(p.name for p in (tmp_path / "candidates").iterdir()) == ["plain.onnx",
+                                                                           "worse.onnx"]  # fmt: skip
+    everyone = pd.read_csv(tmp_path / "candidates.csv")
+    assert list(everyone.columns) == [*COLUMNS, "kind", "verdict"]
+    assert list(everyone["name"]) == ["fast", "worse", "slow", "plain"]
+    assert all((tmp_path / path).exists() for path in everyone["onnx"])
+
+
+def test_an_older_front_is_replaced(tmp_path):
+    deliver(place(tmp_path, [candidate("old", 0.9, 1.0)]), tmp_path)
+    deliver(place(tmp_path, [candidate("new", 0.9, 1.0)]), tmp_path)
+    assert [p.name for p in (tmp_path / "front").iterdir()] == ["new.onnx"]
+    assert list(pd.read_csv(tmp_path / "front.csv")["name"]) == ["new"]
+
+
+def test_an_empty_front_is_a_table_without_rows(tmp_path):
+    assert deliver([], tmp_path) == []
+    assert list(pd.read_csv(tmp_path / "front.csv").columns) == COLUMNS
+
+
+def test_a_model_that_is_gone_is_one_message(tmp_path):
+    with pytest.raises(RunFolderError, match="cannot write to"):
+        deliver(judge([candidate("gone", 0.9, 1.0)], []), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory, make_tiny_space, tiny_predictor):
+    """Two untrained networks and a baseline, one budget between them."""
+    folder = tmp_path_factory.mktemp("run")
+    data = load_data("digits")
+    space = make_tiny_space(data.input_shape, data.n_classes)
+    trained = []
+    for name, genotype in (("small", (0, 0, 0, 0, 0, 0)), ("large", (1, 2, 1, 1, 1, 1))):
+        torch.manual_seed(0)
+        architecture = space.architecture(genotype)
+        trained.append(Trained(name, Network(architecture), architecture, genotype))
+    architecture = plain_cnn(data.input_shape, data.n_classes)
+    trained.append(Trained("plain", Network(architecture), architecture, None, BASELINE))
+    limit = counts(trained[0].architecture).params
+    with pytest.MonkeyPatch.context() as patch, MeasurementStore(folder / "m.db") as store:
+        patch.setattr(verify_module, "SECONDS_PROFILE", 0.05)
+        patch.setattr(verify_module, "SECONDS_LATENCY", 0.05)
+        candidates = verify(
+            trained, data, make_target(), [parse_budget(f"params<={limit}")], tiny_predictor,
+            store, this_device(), folder, Silent(),
+        )  # fmt: skip
+        stored = store.networks()
+    return folder, data, trained, candidates, stored
+
+
+def test_verified_networks_are_judged_by_the_budget(verified):
+    _, _, _, candidates, _ = verified
+    assert [c.name for c in candidates] == ["small", "large", "plain"]
+    assert [c.meets_budget for c in candidates] == [True, False, False]
+    assert candidates[0].verdict == FRONT and candidates[2].verdict == "baseline"
+    assert candidates[1].verdict.startswith("over budget: measured params")
+
+
+def test_what_is_said_of_a_verified_network_is_true_of_its_model(verified):
+    folder, data, trained, candidates, _ = verified
+    for item, found in zip(trained, candidates, strict=True):
+        path = folder / found.onnx
+        assert found.val_accuracy == evaluate_onnx(path, data, split="validation").accuracy
+        assert found.test_accuracy == evaluate_onnx(path, data, split="test").accuracy
+        assert (found.params, found.macs) == (
+            counts(item.architecture).params, counts(item.architecture).macs
+        )  # fmt: skip
+        assert 0 <= found.parity_max_abs_error <= 1e-4
+        assert found.latency_ms > 0 and (found.peak_memory_bytes or 0) > 0
+        assert found.predicted_low_ms <= found.predicted_latency_ms <= found.predicted_high_ms
+
+
+def test_the_model_says_what_it_is(verified):
+    folder, data, trained, candidates, _ = verified
+    about = read_metadata(load_model(folder / candidates[0].onnx))
+    assert about["genotype"] == [0, 0, 0, 0, 0, 0] and about["name"] == "small"
+    assert about["preprocessing"] == {
+        "resolution": 8, "mean": list(data.mean), "std": list(data.std)
+    }  # fmt: skip
+    assert about["architecture"] == json.loads(trained[0].architecture.to_json())
+    assert about["classes"] == list(data.class_names) and about["data"] == "digits"
+    assert about["target"] == make_target().to_dict()
+    assert read_metadata(load_model(folder / candidates[2].onnx))["genotype"] is None
+
+
+def test_the_measurements_go_to_the_store(verified):
+    _, _, _, candidates, stored = verified
+    assert [m.latency_ms for m in stored] == [c.latency_ms for c in candidates]
+    assert [m.tags["family"] for m in stored] == ["searched", "searched", "baseline"]
