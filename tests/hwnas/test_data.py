@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from hwnas.data import (
-    FASHION_MNIST_FOLDER,
     DataSet,
     Split,
     load_data,
@@ -16,6 +15,7 @@ from hwnas.data import (
     resize,
     stratified_order,
 )
+from hwnas.data.sources import FASHION_MNIST_FOLDER
 from hwnas.errors import DataError
 
 

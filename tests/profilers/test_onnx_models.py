@@ -245,9 +245,7 @@ class TestExternalData:
         assert onnx.numpy_helper.to_array(model.proto.graph.initializer[0]).tolist() == [3] * 64
 
     @pytest.mark.parametrize("location", ["../secret.bin", "missing.bin", "sub/../../secret.bin"])
-    def test_weights_outside_the_folder_or_missing_are_refused(
-        self, external, tmp_path, location
-    ):
+    def test_weights_outside_the_folder_or_missing_are_refused(self, external, tmp_path, location):
         (tmp_path.parent / "secret.bin").write_bytes(bytes(256))
         with pytest.raises(ModelError, match="is not a readable ONNX model"):
             load_model(external(location))

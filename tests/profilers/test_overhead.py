@@ -53,7 +53,9 @@ def test_calibration_measures_each_network_once_and_keeps_it(
     store.add(make_measurement("something else"), device)
     progress = []
     first = FakeProfiler(target, make_measurement)
-    found = calibrate(first, store, device, on_progress=lambda done, of: progress.append((done, of)))
+    found = calibrate(
+        first, store, device, on_progress=lambda done, of: progress.append((done, of))
+    )
     assert len(found) == len(set(first.asked)) == N_CALIBRATION
     assert progress == [(i, N_CALIBRATION) for i in range(1, N_CALIBRATION + 1)]
     assert all(CALIBRATION_TAG in measurement.tags for measurement in found)

@@ -1,0 +1,180 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from predictors.errors import NotFittedError, PredictorError, WrongTargetError
+from predictors.metrics import accuracy
+from predictors.network_latency import MIN_NETWORKS, NetworkLatencyPredictor
+
+
+def test_new_networks_are_predicted_within_a_few_percent(fitted, random_networks, measure):
+    new = random_networks(40, seed=1)
+    truth = [m.latency_ms for m in measure(new, seed=1)]
+    found = fitted.predict(new)
+    assert accuracy(found.latency_ms, truth).mape < 0.03
+    assert (found.low_ms < found.latency_ms).all()
+    assert (found.latency_ms < found.high_ms).all()
+    assert found.known_share.min() > 0.9
+
+
+@pytest.mark.parametrize(("a", "b", "c"), [(1.0, 0.001, 0.02), (1.1, -0.0005, 0.05)])
+def test_the_overhead_is_found(random_networks, measure, a, b, c):
+    networks = random_networks(40)
+    predictor = NetworkLatencyPredictor().fit(measure(networks, a=a, b=b, c=c))
+    truth = [m.latency_ms for m in measure(networks, a=a, b=b, c=c)]
+    assert accuracy(predictor.predict(networks).latency_ms, truth).mape < 0.005
+
+
+def test_held_out_networks_lie_in_the_interval_about_as_often_as_it_says(random_networks, measure):
+    covered = []
+    for seed in range(4):
+        networks = random_networks(90, seed=seed)
+        measurements = measure(networks, noise=0.04, seed=seed)
+        found = NetworkLatencyPredictor(level=0.8).fit(measurements[:50]).predict(networks[50:])
+        truth = np.array([m.latency_ms for m in measurements[50:]])
+        covered += ((found.low_ms <= truth) & (truth <= found.high_ms)).tolist()
+    assert 0.68 < np.mean(covered) < 0.94
+
+
+def test_a_higher_level_gives_a_wider_interval(random_networks, measure):
+    networks = random_networks(40)
+    measurements = measure(networks, noise=0.04)
+    narrow, wide = (
+        NetworkLatencyPredictor(level=level).fit(measurements).predict(networks)
+        for level in (0.5, 0.9)
+    )
+    assert (wide.high_ms > narrow.high_ms).all()
+    assert (wide.low_ms < narrow.low_ms).all()
+
+
+def test_outliers_do_not_bend_the_line_for_the_others(random_networks, measure):
+    networks = random_networks(40)
+    outliers = (3, 11, 19, 27)
+    predictor = NetworkLatencyPredictor().fit(measure(networks, outliers=outliers))
+    rest = [i for i in range(40) if i not in outliers]
+    truth = [m.latency_ms for m in measure([networks[i] for i in rest])]
+    found = predictor.predict([networks[i] for i in rest])
+    assert accuracy(found.latency_ms, truth).mape < 0.02
+
+
+def test_networks_from_a_busy_machine_are_left_out_while_enough_others_are_there(
+    random_networks, measure
+):
+    networks = random_networks(24)
+    steady = measure(networks[:16])
+    busy = [
+        replace(m, samples=replace(m.samples, switches=np.ones(10, dtype=np.int64)))
+        for m in measure(networks[16:], a=3.0, seed=1)
+    ]
+    mixed = NetworkLatencyPredictor().fit([*steady, *busy])
+    assert mixed.held_out_.shape == (2, 16)
+    only_steady = NetworkLatencyPredictor().fit(steady)
+    assert np.array_equal(mixed.coef_, only_steady.coef_)
+    few = NetworkLatencyPredictor().fit([*steady[:4], *busy])
+    assert few.held_out_.shape == (2, 12)
+
+
+def test_unknown_kernels_widen_the_interval_and_lower_the_known_share(
+    fitted, random_networks, make_conv
+):
+    (known,) = random_networks(1, seed=5)
+    foreign = [replace(kernel, kind="Einsum") for kernel in known]
+    found = fitted.predict([known, [*known, *foreign[:3]], foreign])
+    width = found.high_ms / found.low_ms
+    assert width[0] < width[1] < width[2]
+    assert found.known_share[0] > found.known_share[1] > found.known_share[2] == 0
+
+
+def test_sums_are_all_that_the_network_level_needs(fitted, random_networks):
+    networks = random_networks(6, seed=2)
+    sums = [fitted.kernels_.predict(kernels) for kernels in networks]
+    by_sums = fitted.predict_sums(
+        [ms.sum() for ms, _ in sums],
+        [len(kernels) for kernels in networks],
+        [ms[known].sum() for ms, known in sums],
+    )
+    found = fitted.predict(networks)
+    for name in ("latency_ms", "low_ms", "high_ms", "known_share"):
+        np.testing.assert_allclose(getattr(by_sums, name), getattr(found, name), rtol=1e-12)
+
+
+def test_no_networks_and_a_network_without_kernels(fitted, random_networks):
+    nothing = fitted.predict([])
+    assert {getattr(nothing, name).shape for name in nothing.__dataclass_fields__} == {(0,)}
+    (network,) = random_networks(1)
+    found = fitted.predict([[], network, []])
+    assert found.latency_ms.shape == (3,)
+    assert found.latency_ms[1] == pytest.approx(fitted.predict([network]).latency_ms[0])
+    assert found.latency_ms[0] == found.latency_ms[2] >= 0
+    assert found.known_share[0] == 0
+
+
+def test_a_negative_overhead_never_makes_time_negative(random_networks, measure):
+    predictor = NetworkLatencyPredictor().fit(measure(random_networks(20), b=-0.0015, c=0.0))
+    found = predictor.predict_sums([1e-4, 1e-3], [500, 500], [0.0, 0.0])
+    assert (found.low_ms > 0).all()
+    assert found.latency_ms.tolist() == pytest.approx([0.05e-4, 0.05e-3])
+
+
+def test_no_network_is_held_out_by_a_model_that_saw_it(random_networks, measure):
+    # The same network, measured three times, must fall into one fold.
+    networks = random_networks(10)
+    measurements = [m for seed in range(3) for m in measure(networks, noise=0.02, seed=seed)]
+    measurements = [replace(m, digest=m.name) for m in measurements]
+    predictor = NetworkLatencyPredictor().fit(measurements)
+    predicted, measured = predictor.held_out_
+    assert len(predicted) == 30
+    for ms in np.unique(np.round(predicted, 12)):
+        assert (np.round(predicted, 12) == ms).sum() == 3
+    assert sorted(measured) == sorted(m.latency_ms for m in measurements)
+
+
+class TestRefused:
+    def test_several_targets_are_named(self, random_networks, measure, target):
+        networks = random_networks(10)
+        other = replace(target, threads=2)
+        mixed = [*measure(networks), *measure(networks, target=other)]
+        with pytest.raises(
+            PredictorError, match="exactly one target are needed, got 2: "
+        ) as caught:
+            NetworkLatencyPredictor().fit(mixed)
+        assert target.key in str(caught.value)
+        assert other.key in str(caught.value)
+
+    def test_nothing_measured(self):
+        with pytest.raises(PredictorError, match="got 0: none"):
+            NetworkLatencyPredictor().fit([])
+
+    def test_too_few_networks(self, random_networks, measure):
+        measurements = measure(random_networks(MIN_NETWORKS))
+        with pytest.raises(
+            PredictorError, match=f"at least {MIN_NETWORKS} .*got {MIN_NETWORKS - 1}"
+        ):
+            NetworkLatencyPredictor().fit(measurements[1:])
+        assert NetworkLatencyPredictor().fit(measurements).kernels_ is not None
+
+    def test_one_network_measured_many_times(self, random_networks, measure):
+        same = measure(random_networks(1) * 20, digest="the same")
+        with pytest.raises(PredictorError, match="different measured networks are needed, got 1"):
+            NetworkLatencyPredictor().fit(same)
+
+    def test_another_target(self, fitted, target):
+        fitted.check_target(target)
+        with pytest.raises(WrongTargetError, match="1 thread.*but asked about.*4 threads"):
+            fitted.check_target(replace(target, threads=4))
+
+    def test_fit_comes_first(self, target, random_networks):
+        predictor = NetworkLatencyPredictor()
+        for call in (
+            lambda: predictor.predict(random_networks(1)),
+            lambda: predictor.check_target(target),
+            predictor.to_data,
+        ):
+            with pytest.raises(NotFittedError):
+                call()
+
+    @pytest.mark.parametrize("level", [0, 1, -0.5, float("nan")])
+    def test_a_level_that_is_no_share(self, level):
+        with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+            NetworkLatencyPredictor(level=level)
