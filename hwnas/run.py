@@ -58,6 +58,10 @@ from profilers.targets import Target, make_target
 
 PREDICTOR, STUDY, WEIGHTS, TRIALS = "predictor.npz", "study.db", "weights", "trials.csv"
 DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
+_TRIAL_COLUMNS = [
+    "number", "state", "genotype", "val_accuracy", "predicted_latency_ms", "predicted_low_ms",
+    "predicted_high_ms", "params", "macs", "train_seconds", "failure",
+]  # fmt: skip
 # All of these were seen when torch reads a file with bytes changed or missing.
 _DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
 _VERSIONS = ("torch", "onnx", "onnxruntime", "optuna", "scikit-learn", "moocore", "numpy")
@@ -373,7 +377,7 @@ class _Run:
                 "failure": trial.failure,
             })  # fmt: skip
         try:
-            pd.DataFrame(rows).to_csv(self.out / TRIALS, index=False)
+            pd.DataFrame(rows, columns=_TRIAL_COLUMNS).to_csv(self.out / TRIALS, index=False)
         except OSError as error:
             raise RunFolderError(f"cannot write {self.out / TRIALS}: {error}") from None
 

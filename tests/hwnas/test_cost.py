@@ -45,7 +45,9 @@ class TwoPaths:
     out_channels: int
 
     def build(self, in_shape):
-        return _Beside(*(nn.Sequential(*conv_bn(in_shape[0], self.out_channels, k)) for k in (1, 3)))
+        return _Beside(
+            *(nn.Sequential(*conv_bn(in_shape[0], self.out_channels, k)) for k in (1, 3))
+        )
 
 
 class _Beside(nn.Module):
@@ -213,7 +215,9 @@ def test_a_predictor_may_come_after_pieces_were_met_and_be_replaced(profiler, st
     late.use(predictor)
     late.use(predictor)
     early.use(predictor)
-    assert late.predict(genotypes).latency_ms.tolist() == early.predict(genotypes).latency_ms.tolist()
+    assert (
+        late.predict(genotypes).latency_ms.tolist() == early.predict(genotypes).latency_ms.tolist()
+    )
 
 
 def test_stored_pieces_are_not_exported_again(profiler, tmp_path, predictor, monkeypatch):

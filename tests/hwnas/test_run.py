@@ -1,8 +1,10 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
 from hwnas import profiling, run, verify
 from hwnas.config import SearchConfig, read_config
@@ -35,6 +37,9 @@ def _quick_and_tiny(make_tiny_space):
         patch.setattr(profiling, "SECONDS_PER_NETWORK", 0.1)
         patch.setattr(verify, "SECONDS_PROFILE", 0.05)
         patch.setattr(verify, "SECONDS_LATENCY", 0.05)
+        # Threads that wait for each other take seconds where tests share the cores.
+        torch.set_num_threads(1)
+        patch.setattr(torch, "set_num_threads", lambda n: None)
         yield
 
 
@@ -158,8 +163,10 @@ def test_exporting_what_is_not_there_is_refused(whole, tmp_path):
         export_again(tmp_path, "t000", tmp_path / "x.onnx", batch=1)
 
 
-def test_the_same_call_again_trains_nothing_and_gives_the_same_front(start, monkeypatch):
-    first = start()
+def test_the_same_call_again_trains_nothing_and_gives_the_same(
+    start, finished, tmp_path, monkeypatch
+):
+    shutil.copytree(finished.folder, tmp_path / "run")
     trained = Trainings(monkeypatch)
     again = start()
     assert trained.seeds == []
@@ -168,11 +175,11 @@ def test_the_same_call_again_trains_nothing_and_gives_the_same_front(start, monk
     def values(result):
         return {c.name: (c.genotype, c.val_accuracy, c.test_accuracy) for c in result.candidates}
 
-    assert values(again) == values(first)
+    assert values(again) == values(finished)
 
 
-def test_more_trials_continue_the_run(start, monkeypatch):
-    start()
+def test_more_trials_continue_the_run(start, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.folder, tmp_path / "run")
     trained = Trainings(monkeypatch)
     start(trials=6)
     searched = [seed for epochs, seed in trained.seeds if epochs == CONFIG.search_epochs]
@@ -193,14 +200,14 @@ def test_an_interrupted_search_loses_and_repeats_no_trial(start, tmp_path, monke
     assert sorted(table["number"]) == [0, 1, 2, 3] and table["genotype"].nunique() == 4
 
 
-def test_an_interrupted_search_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, fitted):
+def test_an_interrupted_search_ends_as_an_uninterrupted_one(start, finished, tmp_path, monkeypatch):
     Trainings(monkeypatch, stop_at=1)
     start()
     start()
-    run_search(CONFIG, tmp_path / "other", measurements=tmp_path / "m.db", predictor=fitted)
     columns = ["number", "genotype", "val_accuracy", "predicted_latency_ms"]
     interrupted, other = (
-        pd.read_csv(tmp_path / name / "trials.csv")[columns] for name in ("run", "other")
+        pd.read_csv(folder / "trials.csv")[columns]
+        for folder in (tmp_path / "run", finished.folder)
     )
     pd.testing.assert_frame_equal(interrupted, other)
 
@@ -214,20 +221,30 @@ def test_an_interrupted_final_training_keeps_what_was_trained(start, monkeypatch
     assert len(final) == CONFIG.finalists + 1 and len(trained.seeds) == 4 + len(final)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, fitted):
+    """A run that came to its end; copy it to change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    return run_search(CONFIG, folder / "run", measurements=folder / "m.db", predictor=fitted)
+
+
 @pytest.mark.parametrize("damage", ["garbage", "half", "other", "empty"])
-def test_damaged_weights_are_trained_again(start, tmp_path, monkeypatch, damage):
-    first = start(final_epochs=0.1)
-    name = first.candidates[0].name
-    path = tmp_path / "run" / "weights" / f"{name}.pt"
+def test_damaged_weights_are_trained_again(start, finished, tmp_path, monkeypatch, damage):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    before = finished.candidates[0]
+    path = tmp_path / "run" / "weights" / f"{before.name}.pt"
     content = path.read_bytes()
-    if damage == "other":
-        content = (path.parent / "plain-cnn.pt").read_bytes()
-    path.write_bytes({"garbage": b"\x80\x02q\x01.", "half": content[: len(content) // 2],
-                      "other": content, "empty": b""}[damage])  # fmt: skip
+    damaged = {
+        "garbage": b"\x80\x02q\x01.",
+        "half": content[: len(content) // 2],
+        "other": (path.parent / "plain-cnn.pt").read_bytes(),
+        "empty": b"",
+    }
+    path.write_bytes(damaged[damage])
     trained = Trainings(monkeypatch)
-    again = start(final_epochs=0.1)
+    again = start()
     assert len(trained.seeds) == 1
-    assert again.candidates[0].val_accuracy == first.candidates[0].val_accuracy
+    assert again.candidates[0].val_accuracy == before.val_accuracy
 
 
 def test_a_failed_trial_is_recorded_and_the_run_goes_on(start, tmp_path, monkeypatch):
@@ -246,9 +263,14 @@ def test_a_finalist_that_diverges_is_left_out(start, monkeypatch):
     assert len(result.candidates) == CONFIG.finalists  # two of three, and the baseline
 
 
-def test_another_run_in_the_folder_is_refused(start, monkeypatch):
+def test_an_interruption_before_the_first_trial_ended_is_none_the_worse(start, monkeypatch):
     Trainings(monkeypatch, stop_at=0)
-    start()
+    assert not start().is_complete
+    assert start().is_complete
+
+
+def test_another_run_in_the_folder_is_refused(start, finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
     with pytest.raises(RunFolderError, match="holds another run: seed is 0 there, 1 asked"):
         start(seed=1)
 

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parents[2]
 
 def import_hwnas(folder):
     """`import hwnas` where `folder` comes first on the path; what it prints."""
-    code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; import hwnas; print('fine')"
+    code = (
+        f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; import hwnas; print('fine')"
+    )
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
 
 

@@ -20,11 +20,22 @@ from profilers.onnx_models import load_model
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
-COLUMNS = (
-    "name, onnx, val_accuracy, test_accuracy, latency_ms, predicted_latency_ms, predicted_low_ms, "
-    "predicted_high_ms, peak_memory_bytes, params, macs, parity_max_abs_error, meets_budget, "
-    "genotype"
-).split(", ")
+COLUMNS = [
+    "name",
+    "onnx",
+    "val_accuracy",
+    "test_accuracy",
+    "latency_ms",
+    "predicted_latency_ms",
+    "predicted_low_ms",
+    "predicted_high_ms",
+    "peak_memory_bytes",
+    "params",
+    "macs",
+    "parity_max_abs_error",
+    "meets_budget",
+    "genotype",
+]
 
 
 def candidate(name, accuracy, latency_ms, **changes):
