@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hwnas.export import to_onnx
-from hwnas.networks import count
+from hwnas.networks import BlockCounts, count
 from hwnas.spaces.base import Block, Genotype, GenotypeArray, SearchSpace, Shape
 from hwnas.strategies.base import Costs
 from predictors.network_latency import NetworkLatencyPredictor
@@ -58,20 +58,30 @@ class Piece:
 
 @dataclass(frozen=True)
 class PieceKernels:
-    """What the runtime makes of a piece, and the layout in which it hands on its output."""
+    """What the runtime makes of a piece, and in which shape and layout it hands on its output."""
 
     kernels: tuple[Kernel, ...]
     out_layout: str
+    counts: BlockCounts
 
     def to_data(self) -> list[Any]:
         """As the store keeps it."""
-        return [self.out_layout, [kernel.to_dict() for kernel in self.kernels]]
+        counts = self.counts
+        return [
+            self.out_layout,
+            [kernel.to_dict() for kernel in self.kernels],
+            [list(counts.out_shape), counts.params, counts.macs],
+        ]
 
     @classmethod
     def from_data(cls, data: Sequence[Any]) -> PieceKernels:
         """Rebuild from `to_data`."""
-        layout, kernels = data
-        return cls(tuple(Kernel.from_dict(kernel) for kernel in kernels), layout)
+        layout, kernels, (shape, params, macs) = data
+        return cls(
+            tuple(Kernel.from_dict(kernel) for kernel in kernels),
+            layout,
+            BlockCounts(tuple(shape), params, macs),
+        )
 
 
 class _Pieces(nn.Module):
@@ -109,11 +119,15 @@ def export_pieces(pieces: Sequence[Piece], profiler: Profiler) -> list[PieceKern
         module = _Pieces(pieces)
     proto = to_onnx(module, examples, input_names=inputs, output_names=outputs)
     nodes = profiler.kernels(make_model(proto, name=f"pieces-{len(pieces)}"))
-    return [_cut(nodes, x, y) for x, y in zip(inputs, outputs, strict=True)]
+    counts = [count(piece.block, piece.in_shape) for piece in pieces]
+    return [
+        PieceKernels(*_cut(nodes, x, y), counts=counted)
+        for x, y, counted in zip(inputs, outputs, counts, strict=True)
+    ]
 
 
-def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> PieceKernels:
-    """The kernels between the two neighbours of the piece that leads from `x` to `y`."""
+def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> tuple[tuple[Kernel, ...], str]:
+    """The kernels between the neighbours of the piece from `x` to `y`, and its output's layout."""
     # Pieces share no tensor that is computed, so walking from x finds exactly this one's nodes.
     tensors, own = {x}, []
     blocked: set[str] = set()  # tensors in the runtime's blocked layout
@@ -150,7 +164,7 @@ def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> PieceKernels:
                 piece.remove(source)  # the neighbour asked for it, and it is counted there
             handed_on = source.reads if source.kernel.kind in _REORDERS else source.writes
             layout = PLAIN if blocked.isdisjoint(handed_on) else BLOCKED
-    return PieceKernels(tuple(node.kernel for node in piece), layout)
+    return tuple(node.kernel for node in piece), layout
 
 
 def _writes_blocked(node: KernelNode, blocked: Set[str]) -> bool:
@@ -300,7 +314,7 @@ class CostTable:
         new = list(dict.fromkeys(p for p in pieces if p not in self._piece_ids))
         for part in self._load(new):
             for piece, made in part.items():
-                counted = count(piece.block, piece.in_shape)
+                counted = made.counts
                 self._piece_ids[piece] = len(self._pieces)
                 self._pieces.append(piece)
                 self._kernels.append(made.kernels)

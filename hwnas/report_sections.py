@@ -179,7 +179,7 @@ def record_section(run: RunData) -> str:
     tables = (
         ("What was spent", _spent(run.table("spent"))),
         ("Target", _plain(run.table("target"))),
-        ("Search", _plain(run.table("search"), leave_out="command")),
+        ("Search", _plain(run.table("search"))),
         ("Versions", _plain(run.table("versions"))),
         ("Search space", [(key.removeprefix("choices."), text) for key, text in _plain(space)]),
         ("Latency of the space's sampled networks", spans),
@@ -189,7 +189,7 @@ def record_section(run: RunData) -> str:
 
 def reproduce_section(run: RunData) -> str:
     """The command, if the run recorded it."""
-    command = run.table("search").get("command")
+    command = run.table("reproduce").get("command")
     if not isinstance(command, str):
         return ""
     return section(
@@ -281,7 +281,7 @@ def _words(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _plain(values: Mapping[str, Any], leave_out: str = "") -> list[tuple[str, str]]:
+def _plain(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Values as text: counts with their digits grouped (a seed is no count), lists joined."""
     rows = []
     for key, value in values.items():
@@ -289,6 +289,5 @@ def _plain(values: Mapping[str, Any], leave_out: str = "") -> list[tuple[str, st
         text = f"{value:,}" if is_count else str(value)
         if isinstance(value, list):
             text = ", ".join(map(str, value))
-        if key != leave_out:
-            rows.append((key, text))
+        rows.append((key, text))
     return rows

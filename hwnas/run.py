@@ -57,6 +57,7 @@ from profilers.store import MeasurementStore
 from profilers.targets import Target, make_target
 
 PREDICTOR, STUDY, WEIGHTS, TRIALS = "predictor.npz", "study.db", "weights", "trials.csv"
+SMALL_IMAGES = 16  # pixels a side
 DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
 _TRIAL_COLUMNS = [
     "number", "state", "genotype", "val_accuracy", "predicted_latency_ms", "predicted_low_ms",
@@ -175,7 +176,9 @@ class _Run:
         self.write_config()
 
     def go(self) -> Result:
-        torch.set_num_threads(max(1, this_device().cores))
+        # Steps on tiny images take a millisecond: a second thread costs more than it brings.
+        is_small = self.data.input_shape[1] <= SMALL_IMAGES
+        torch.set_num_threads(1 if is_small else this_device().cores)
         with MeasurementStore(self.measurements) as store:
             predictor = self.fit(store)
             table = CostTable(self.space, OnnxRuntimeProfiler(self.target), store)

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+ROUNDING = 1e-9  # 2.1 is within 5 % of 2.0, although 2.1 / 2.0 - 1 is a little more in binary
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -45,8 +47,8 @@ def accuracy(predicted_ms: ArrayLike, measured_ms: ArrayLike) -> Accuracy:
     relative = np.abs(predicted / measured - 1)
     ranks = pd.DataFrame({"predicted": predicted, "measured": measured}).rank()
     rank = ranks["predicted"].corr(ranks["measured"]) if len(predicted) > 1 else float("nan")
+    within_5, within_10 = ((relative <= share + ROUNDING).mean() for share in (0.05, 0.10))
     return Accuracy(
         len(predicted), round(float(relative.mean()), 4),
-        round(float((relative <= 0.05).mean()), 4), round(float((relative <= 0.10).mean()), 4),
-        round(float(rank), 4),
+        round(float(within_5), 4), round(float(within_10), 4), round(float(rank), 4),
     )  # fmt: skip

@@ -55,6 +55,8 @@ CREATE TABLE graph (
 ) WITHOUT ROWID;
 """
 BUSY_TIMEOUT_S = 30.0
+# What damaged text and arrays raise when they are decoded; SQLite checks only its own structure.
+_DAMAGE = (ValueError, KeyError, TypeError)
 
 
 class MeasurementStore:
@@ -71,7 +73,7 @@ class MeasurementStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
-        with self._errors("open"):
+        with self._errors("open", *_DAMAGE):
             if isinstance(path, Path):
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
@@ -120,9 +122,14 @@ class MeasurementStore:
         self._connection.close()
 
     @contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
+    def _errors(self, doing: str, *damage: type[Exception]) -> Iterator[None]:
         try:
             yield
+        except damage as error:
+            raise StoreError(
+                f"cannot {doing} the measurement database {self.path}: it is damaged ({error!r}). "
+                f"Name another file, or restore this one from a backup."
+            ) from None
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"cannot {doing} the measurement database {self.path}: {error}. "
@@ -185,7 +192,7 @@ class MeasurementStore:
 
     def networks(self, target: Target | None = None) -> list[NetworkMeasurement]:
         """All measurements, in the order in which they were made; of one target, or of all."""
-        with self._errors("read"):
+        with self._errors("read", *_DAMAGE):
             targets = {
                 key: Target.from_dict(json.loads(text))
                 for key, text in self._connection.execute("SELECT key, target FROM target")
@@ -208,30 +215,30 @@ class MeasurementStore:
                 "WHERE ?1 IS NULL OR target = ?1 ORDER BY id",
                 (target.key if target else None,),
             ).fetchall()
-        return [
-            NetworkMeasurement(
-                name=name,
-                digest=digest,
-                target=targets[key],
-                samples=LatencySamples(
-                    wall_ms=np.frombuffer(wall, "<f8"),
-                    cpu_ms=np.frombuffer(cpu, "<f8"),
-                    switches=np.frombuffer(switches, "<i8"),
-                    faults=np.frombuffer(faults, "<i8"),
-                    chunk=np.frombuffer(chunk, "<i8"),
-                    slowdown=np.frombuffer(slow, "<f8"),
-                ),
-                kernels=tuple(runs.get(i, ())),
-                peak_memory_bytes=peak,
-                tags=json.loads(tags),
-            )
-            for i, key, name, digest, tags, peak, wall, cpu, switches, faults, chunk, slow in rows
-        ]
+            return [
+                NetworkMeasurement(
+                    name=name,
+                    digest=digest,
+                    target=targets[key],
+                    samples=LatencySamples(
+                        wall_ms=np.frombuffer(wall, "<f8"),
+                        cpu_ms=np.frombuffer(cpu, "<f8"),
+                        switches=np.frombuffer(lost, "<i8"),
+                        faults=np.frombuffer(faults, "<i8"),
+                        chunk=np.frombuffer(chunk, "<i8"),
+                        slowdown=np.frombuffer(slow, "<f8"),
+                    ),
+                    kernels=tuple(runs.get(i, ())),
+                    peak_memory_bytes=peak,
+                    tags=json.loads(tags),
+                )
+                for i, key, name, digest, tags, peak, wall, cpu, lost, faults, chunk, slow in rows
+            ]
 
     def graphs(self, runtime: str, keys: Sequence[str]) -> dict[str, list[Any]]:
         """The stored pieces among `keys`, as `add_graphs` was given them."""
         found = {}
-        with self._errors("read"):
+        with self._errors("read", *_DAMAGE):
             for start in range(0, len(keys), 500):  # SQLite's limit of parameters
                 part = keys[start : start + 500]
                 marks = ",".join("?" * len(part))

@@ -99,7 +99,7 @@ class ConsoleProgress:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def task(self, name: str, total: float | None) -> Iterator[Task]:

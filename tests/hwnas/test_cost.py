@@ -118,7 +118,8 @@ def odd_space():
     middle = {"nothing": Nothing(), "pool": Pool(), "none": None}
     return SearchSpace(
         "odd",
-        (Choice("stem", CHANNELS), Choice("middle", tuple(middle)), Choice("paths", (0, *CHANNELS))),
+        (Choice("stem", CHANNELS), Choice("middle", tuple(middle)),
+         Choice("paths", (0, *CHANNELS))),
         lambda options: (3, 8, 8),
         (lambda options: ConvBlock(options["stem"], 3, 1, "relu"),
          lambda options: middle[options["middle"]],

@@ -19,7 +19,8 @@ from hwnas.report_sections import N_TRIALS_SHOWN
 
 SVG = "{http://www.w3.org/2000/svg}"
 CONFIG = {
-    "search": {"data": "digits", "trials": 4, "seed": 0, "command": "hwnas search --data digits"},
+    "search": {"data": "digits", "trials": 4, "seed": 0},
+    "reproduce": {"command": "hwnas search --data digits"},
     "budget": {"latency_ms": 0.2, "fastest_ms": 0.05, "median_ms": 0.3, "slowest_ms": 1.0},
     "target": {"runtime": "onnxruntime", "version": "1.31.0", "device": "Toy CPU"},
     "versions": {"torch": "2.13.0"},

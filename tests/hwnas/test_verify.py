@@ -21,21 +21,10 @@ from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
 COLUMNS = [
-    "name",
-    "onnx",
-    "val_accuracy",
-    "test_accuracy",
-    "latency_ms",
-    "predicted_latency_ms",
-    "predicted_low_ms",
-    "predicted_high_ms",
-    "peak_memory_bytes",
-    "params",
-    "macs",
-    "parity_max_abs_error",
-    "meets_budget",
-    "genotype",
-]
+    "name", "onnx", "val_accuracy", "test_accuracy", "latency_ms", "predicted_latency_ms",
+    "predicted_low_ms", "predicted_high_ms", "peak_memory_bytes", "params", "macs",
+    "parity_max_abs_error", "meets_budget", "genotype",
+]  # fmt: skip
 
 
 def candidate(name, accuracy, latency_ms, **changes):
@@ -123,8 +112,8 @@ def test_the_delivered_front_has_these_columns_and_rows_fastest_first(tmp_path):
     assert table["meets_budget"].all()
     assert np.isnan(table["peak_memory_bytes"][0]) and table["peak_memory_bytes"][1] == 1000
     assert [(tmp_path / path).read_bytes() for path in table["onnx"]] == [b"fast", b"slow"]
-    assert sorted(p.name for p in (tmp_path / "candidates").iterdir()) == ["plain.onnx",
-                                                                           "worse.onnx"]  # fmt: skip
+    left = sorted(path.name for path in (tmp_path / "candidates").iterdir())
+    assert left == ["plain.onnx", "worse.onnx"]
     everyone = pd.read_csv(tmp_path / "candidates.csv")
     assert list(everyone.columns) == [*COLUMNS, "kind", "verdict"]
     assert list(everyone["name"]) == ["fast", "worse", "slow", "plain"]

