@@ -37,7 +37,7 @@ _REORDER_INPUT = "com.microsoft.nchwc:ReorderInput"
 _REORDER_OUTPUT = "com.microsoft.nchwc:ReorderOutput"
 _REORDERS = (_REORDER_INPUT, _REORDER_OUTPUT)
 _UNKNOWN, _EMPTY = -1, 0
-_VERSION = 3  # of the stored pieces; raise it when the cutting below changes
+_VERSION = 4  # of the stored pieces; raise it when the cutting below changes
 
 
 @dataclass(frozen=True)

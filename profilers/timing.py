@@ -31,7 +31,7 @@ FAST_CHUNKS_PERCENTILE = 10
 # The same holds for minutes: only a fixed reference workload, timed beside the chunk, shows those.
 SLOW_REFERENCE = 1.15
 MIN_CLEAN_SAMPLES = 8
-FASTEST_SHARE = 0.05
+FASTEST_SHARE, MIN_FASTEST = 0.05, 3
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class LatencySamples:
         if len(clean) >= MIN_CLEAN_SAMPLES:
             return clean
         # Disturbances only ever add time, so the fastest samples are the least disturbed.
-        n = max(1, round(len(self.wall_ms) * FASTEST_SHARE))
+        n = max(MIN_FASTEST, round(len(self.wall_ms) * FASTEST_SHARE))
         return np.sort(self.wall_ms)[:n]
 
     @property
     def latency_ms(self) -> float:
-        """Median of the uncontended samples; of the fastest 5 % where too few are clean."""
+        """Median of the uncontended samples; of the fastest 5 %, or three, where too few are clean."""
         return float(np.median(self._kept_ms))
 
     @property

@@ -295,4 +295,7 @@ def test_too_few_networks_are_one_message(hwnas, folder, make_tiny_space, monkey
 def test_shapes_are_read_in_both_spellings():
     assert parse_shapes(["x=1,3,8,8", "a=b=2x3"]) == {"x": (1, 3, 8, 8), "a=b": (2, 3)}
     assert parse_shapes(None) == {}
-    assert Path("runs") / "measurements.db" == measure.DEFAULT_MEASUREMENTS
+
+
+def test_the_command_line_and_the_library_keep_measurements_in_one_place():
+    assert DEFAULT_MEASUREMENTS == run.DEFAULT_MEASUREMENTS

@@ -161,7 +161,7 @@ def sample(space, n, seed=0):
 def test_pieces_have_the_kernels_of_the_whole_network(name, profiler, store, predictor):
     space = SPACES[name]
     table = CostTable(space, profiler, store)
-    genotypes = sample(space, 4 if name == "mobile" else 16)
+    genotypes = sample(space, 3 if name == "mobile" else 8)
     table.use(predictor)
     costs = table.predict(genotypes)
     for i, row in enumerate(genotypes):
