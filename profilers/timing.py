@@ -97,7 +97,7 @@ class LatencySamples:
 
     @property
     def latency_ms(self) -> float:
-        """Median of the uncontended samples; of the fastest 5 %, or three, where too few are clean."""
+        """Median of the uncontended samples; of the fastest 5 % (at least 3) if few are clean."""
         return float(np.median(self._kept_ms))
 
     @property

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from hwnas import __version__, cli, profiling
+from hwnas import __version__, cli, profiling, run, verify
+from hwnas.cli import measure
 from hwnas.cli.output import parse_shapes
 from hwnas.data import load_data
 from hwnas.profiling import profile_space, untrained_model
@@ -298,4 +300,53 @@ def test_shapes_are_read_in_both_spellings():
 
 
 def test_the_command_line_and_the_library_keep_measurements_in_one_place():
-    assert DEFAULT_MEASUREMENTS == run.DEFAULT_MEASUREMENTS
+    assert measure.DEFAULT_MEASUREMENTS == run.DEFAULT_MEASUREMENTS
+
+
+QUICK = (
+    "search --space tiny --predictor predictor.npz --measurements quick.db --trials 2 "
+    "--finalists 1 --search-epochs 0.1 --final-epochs 0.1 --json --out "
+)
+
+
+@pytest.fixture
+def _quick(monkeypatch):
+    monkeypatch.setattr(verify, "SECONDS_PROFILE", 0.05)
+    monkeypatch.setattr(verify, "SECONDS_LATENCY", 0.05)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_search_delivers_what_the_other_commands_take(hwnas, folder):
+    code, out, err = hwnas(f"{QUICK}demo --budget params<=1e6")
+    assert code == 0, err
+    answer = json.loads(out)
+    (member,) = answer["front"]
+    assert answer["is_complete"]
+    assert "budget params <= 1e+06" in err
+    code, out, _ = hwnas(f"evaluate demo/{member['onnx']} --json")
+    assert json.loads(out)["test_accuracy"] == member["test_accuracy"]
+    code, out, _ = hwnas(f"export demo {member['name']} --batch 2 --out b2.onnx --json")
+    assert code == 0
+    assert json.loads(out)["parity_max_abs_error"] <= 1e-4
+    code, _, err = hwnas("export demo t099 --out b2.onnx")
+    assert code == 2
+    assert "unknown network 't099'; did you mean" in err
+    (folder / "demo" / "report.html").unlink()
+    code, out, _ = hwnas("report demo --svg front.svg --json")
+    assert code == 0
+    assert all((folder / path).exists() for path in json.loads(out)["written"])
+    config = tomllib.loads((folder / "demo" / "config.toml").read_text())
+    assert config["reproduce"]["command"].startswith("hwnas search --space tiny")
+    assert "'params<=1e6'" in config["reproduce"]["command"]  # quoted for a shell
+
+
+@pytest.mark.usefixtures("_quick")
+def test_an_interrupted_search_says_how_to_go_on(hwnas, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", interrupt)
+    code, out, err = hwnas(f"{QUICK}stopped")
+    assert code == 130
+    assert json.loads(out) == {"run": "stopped", "is_complete": False, "front": []}
+    assert "what was done is kept in stopped; the same command goes on" in err

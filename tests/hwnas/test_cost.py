@@ -30,6 +30,9 @@ class Pool:
         return nn.MaxPool2d(2)
 
 
+POOL = Pool()
+
+
 @dataclass(frozen=True)
 class Nothing:
     """A block that hands on what it is given."""
@@ -115,7 +118,7 @@ def bottleneck_space(*, squeeze_excite):
 
 def odd_space():
     """Blocks that begin or end with something else than a convolution."""
-    middle = {"nothing": Nothing(), "pool": Pool(), "none": None}
+    middle = {"nothing": Nothing(), "pool": POOL, "none": None}
     return SearchSpace(
         "odd",
         (Choice("stem", CHANNELS), Choice("middle", tuple(middle)),
@@ -246,6 +249,18 @@ def test_stored_pieces_of_another_batch_are_not_used(store):
     ones = CostTable(space, OnnxRuntimeProfiler(make_target()), store).kernels(tuple(row))
     twos = CostTable(space, OnnxRuntimeProfiler(make_target(batch=2)), store).kernels(tuple(row))
     assert (ones[-1].outputs[0].shape, twos[-1].outputs[0].shape) == ((1, 10), (2, 10))
+
+
+def test_blocks_of_one_name_from_two_modules_are_two_pieces():
+    @dataclass(frozen=True)
+    class Pool:
+        def build(self, in_shape):
+            return nn.AvgPool2d(2)
+
+    Pool.__qualname__, Pool.__module__ = "Pool", "elsewhere"
+    ours, theirs = (cost.Piece(block, (8, 4, 4), cost.PLAIN) for block in (POOL, Pool()))
+    assert ours.key != theirs.key
+    assert ours.key == cost.Piece(type(POOL)(), (8, 4, 4), cost.PLAIN).key
 
 
 def test_warming_leaves_nothing_to_export(profiler, store, predictor, monkeypatch):
