@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+N_KNOTS, NEAR_SHARE = 7, 0.25
 
 
 def conformal_bounds(errors: ArrayLike, *, level: float) -> tuple[float, float]:
@@ -44,6 +46,31 @@ def conformal_bounds(errors: ArrayLike, *, level: float) -> tuple[float, float]:
         centre + (float(ordered[0]) - centre) * widen,
         centre + (float(ordered[-1]) - centre) * widen,
     )
+
+
+def local_scale(position: ArrayLike, errors: ArrayLike) -> NDArray[np.float64]:
+    """How large errors are along `position`, so that intervals are wide only where they must be.
+
+    At knots spread over the positions: the mean absolute error of the nearest quarter, half and
+    half with the mean of all, because a quarter of few examples says little by itself.
+
+    Args:
+        position: Where each example lies, `(n,)`.
+        errors: Its error, `(n,)`.
+
+    Returns:
+        `(2, k)`: increasing positions, and the scale at each, > 0; for `np.interp`.
+
+    Reference:
+        Lei et al., Distribution-Free Predictive Inference for Regression, JASA 2018, section 5.2.
+    """
+    x = np.asarray(position, dtype=np.float64)
+    size = np.abs(np.asarray(errors, dtype=np.float64))
+    overall = max(float(size.mean()), 1e-6)
+    knots = np.unique(np.quantile(x, np.linspace(0, 1, N_KNOTS)))
+    n_near = max(2, round(len(x) * NEAR_SHARE))
+    near = [size[np.argsort(np.abs(x - knot), kind="stable")[:n_near]].mean() for knot in knots]
+    return np.stack([knots, (np.array(near) + overall) / 2])
 
 
 def min_examples(level: float) -> int:

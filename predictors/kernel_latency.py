@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from predictors.errors import NotFittedError
@@ -23,7 +22,10 @@ MIN_OF_A_KIND = 6  # fewer kernels of a kind share the roofline of all kinds
 EXTENT_MARGIN = 0.7  # natural log: up to twice outside of what was measured is still known
 N_TREES = 48
 MIN_FLOOR_MS = 1e-4
-N_POLISHES = 8
+N_FOLDS = 3
+# Of the measurements of a kernel: disturbances only ever add time.
+QUANTILE = 0.25
+PRIOR = 2
 _ANY_KIND = ""
 
 
@@ -34,7 +36,8 @@ class KernelLatencyPredictor:
     within what was measured of that kind (up to a factor of two).
 
     Attributes:
-        measured_ms_: Latency of every kernel seen in `fit`, by `Kernel.key`.
+        measured_ms_: Latency of every kernel seen in `fit`, by `Kernel.key`: the lower quartile of
+            its measurements, drawn a little towards what others say of it.
         rooflines_: ms per launch, MAC and byte, `(3,)`, by kind; `""` holds for all others.
         extents_: Smallest and largest `EXTENT` features of each kind, `(2, 4)`.
         error_: Median absolute log error on kernels of kinds seen, sizes unseen (out of fold).
@@ -48,35 +51,20 @@ class KernelLatencyPredictor:
         self.trees_: TreeEnsemble | None = None
         self.error_ = 0.0
 
-    def fit(
-        self,
-        kernels: Sequence[Kernel],
-        latency_ms: FloatArray,
-        sessions: Sequence[int] | None = None,
-    ) -> Self:
-        """Learn from kernels and their latencies, `(n,)` each; a kernel may occur several times.
-
-        Args:
-            kernels: What was measured.
-            latency_ms: How long it took.
-            sessions: In which measurement, `(n,)`. Kernels that occur in several measurements tell
-                how fast the machine was in each; that is taken out. None: all in one.
-        """
+    def fit(self, kernels: Sequence[Kernel], latency_ms: FloatArray) -> Self:
+        """Learn from kernels and their latencies, `(n,)`; a kernel may occur several times."""
         if len(kernels) != len(latency_ms) or not len(kernels):
             raise ValueError(
                 f"as many latencies as kernels are needed, and at least one, got "
                 f"{len(kernels)} kernels, {len(latency_ms)} latencies"
             )
-        distinct = {kernel.key: kernel for kernel in kernels}
-        keys = list(distinct)
-        position = {key: i for i, key in enumerate(keys)}
-        kernel_of = np.array([position[kernel.key] for kernel in kernels])
-        session_of = np.zeros(len(kernels), np.int64) if sessions is None else np.asarray(sessions)
-        log_ms = np.log(np.maximum(latency_ms, MIN_FLOOR_MS))
-        typical = np.exp(_without_session_effects(log_ms, kernel_of, session_of))
-        self.measured_ms_ = dict(zip(keys, typical.tolist(), strict=True))
+        samples: dict[str, list[float]] = {}
+        distinct: dict[str, Kernel] = {}
+        for kernel, ms in zip(kernels, latency_ms, strict=True):
+            samples.setdefault(kernel.key, []).append(max(float(ms), MIN_FLOOR_MS))
+            distinct[kernel.key] = kernel
         unique = list(distinct.values())
-        y_ms = np.maximum(np.array([self.measured_ms_[k.key] for k in unique]), MIN_FLOOR_MS)
+        y_ms = np.array([np.quantile(samples[k.key], QUANTILE) for k in unique])
         kinds = np.array([kernel.kind for kernel in unique])
         terms, x = work(unique), kernel_features(unique)
         self.rooflines_ = {_ANY_KIND: _fit_roofline(terms, y_ms)}
@@ -87,11 +75,20 @@ class KernelLatencyPredictor:
                 self.rooflines_[str(kind)] = _fit_roofline(terms[of_kind], y_ms[of_kind])
             extent = x[np.ix_(of_kind, EXTENT)]
             self.extents_[str(kind)] = np.stack([extent.min(axis=0), extent.max(axis=0)])
-        residual = np.log(y_ms / self._roofline_ms(unique))
+        base_ms = self._roofline_ms(unique)
+        residual = np.log(y_ms / base_ms)
         columns = self._with_kind(unique, x)
-        self.error_ = self._held_out_error(columns, residual)
+        out_of_fold = self._out_of_fold(columns, residual)
+        self.error_ = float(np.median(np.abs(out_of_fold - residual)))
         self.trees_ = TreeEnsemble.fit(
             columns, residual, n_trees=N_TREES, min_leaf=2, seed=self.seed
+        )
+        # A kernel that was met once may have been met in a bad moment; what others say of it counts
+        # as much as `PRIOR` measurements.
+        n = np.array([len(samples[kernel.key]) for kernel in unique])
+        blended = (n * residual + PRIOR * out_of_fold) / (n + PRIOR)
+        self.measured_ms_ = dict(
+            zip((k.key for k in unique), (base_ms * np.exp(blended)).tolist(), strict=True)
         )
         return self
 
@@ -135,19 +132,20 @@ class KernelLatencyPredictor:
         kind = [order.index(k.kind) if k.kind in self.extents_ else -1 for k in kernels]
         return np.column_stack([x, launch_ms, kind])
 
-    def _held_out_error(self, x: FloatArray, residual: FloatArray) -> float:
+    def _out_of_fold(self, x: FloatArray, residual: FloatArray) -> FloatArray:
+        """What trees that did not see a kernel say of it, `(n,)`; 0 where there are too few."""
         n = len(x)
         if n < 2 * MIN_OF_A_KIND:
-            return float(np.abs(residual).max(initial=0.0))
-        fold = np.random.default_rng(self.seed).permutation(n) % 3
-        errors = []
-        for i in range(3):
+            return np.zeros(n)
+        fold = np.random.default_rng(self.seed).permutation(n) % N_FOLDS
+        found = np.zeros(n)
+        for i in range(N_FOLDS):
             rest = fold != i
             trees = TreeEnsemble.fit(
-                x[rest], residual[rest], n_trees=16, min_leaf=2, seed=self.seed
+                x[rest], residual[rest], n_trees=N_TREES // 2, min_leaf=2, seed=self.seed
             )
-            errors.append(np.abs(trees.predict(x[~rest]) - residual[~rest]))
-        return float(np.median(np.concatenate(errors)))
+            found[~rest] = trees.predict(x[~rest])
+        return found
 
     def to_data(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The learned state as JSON-able data and named arrays."""
@@ -193,31 +191,6 @@ class KernelLatencyPredictor:
         ):
             raise ValueError("its arrays do not belong together")
         return predictor
-
-
-def _without_session_effects(
-    log_ms: FloatArray, kernel_of: NDArray[np.int64], session_of: NDArray[np.int64]
-) -> FloatArray:
-    """Log latency of each kernel when log_ms = kernel + session, by median polish; `(kernels,)`.
-
-    A machine is slower in some measurements than in others, and kernels of a large model meet
-    colder caches. The session effects are shifted so that their median is 0.
-
-    Reference:
-        Tukey, Exploratory Data Analysis, 1977, chapter 11.
-    """
-    rows = pd.DataFrame({"log_ms": log_ms, "kernel": kernel_of, "session": session_of})
-    # Only kernels of several sessions tell sessions apart.
-    is_shared = rows.groupby("kernel")["session"].transform("nunique") > 1
-    effect = pd.Series(0.0, index=np.unique(session_of))
-    for _ in range(N_POLISHES):
-        rows["kernel_ms"] = rows["log_ms"] - rows["session"].map(effect)
-        typical = rows.groupby("kernel")["kernel_ms"].median()
-        rest = rows["log_ms"] - rows["kernel"].map(typical)
-        found = rest[is_shared].groupby(rows["session"]).median()
-        effect = found.reindex(effect.index).fillna(0.0)
-        effect -= effect.median()
-    return np.asarray(typical.sort_index(), dtype=np.float64)
 
 
 def _fit_roofline(terms: FloatArray, y_ms: FloatArray) -> FloatArray:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from predictors.errors import NotFittedError, PredictorError, WrongTargetError
-from predictors.intervals import conformal_bounds
+from predictors.intervals import conformal_bounds, local_scale
 from predictors.kernel_latency import KernelLatencyPredictor
 from profilers.kernels import Kernel
 from profilers.measurement import NetworkMeasurement
@@ -52,7 +52,8 @@ class NetworkLatencyPredictor:
         target_: Where the measurements were made.
         kernels_: The predictor of single kernels.
         coef_: `(a, b, c)`; b and c in ms.
-        bounds_: Log of measured over predicted, lower and upper bound at `level`.
+        scale_: `(2, k)`: by log of the predicted latency, how far predictions near it are off.
+        bounds_: Log of measured over predicted, in units of that scale: lower and upper bound.
         held_out_: `(predicted_ms, measured_ms)` of the networks, each by a model that did not see
             it, `(2, n)`.
     """
@@ -65,6 +66,7 @@ class NetworkLatencyPredictor:
         self.target_: Target | None = None
         self.kernels_: KernelLatencyPredictor | None = None
         self.coef_ = np.array([1.0, 0.0, 0.0])
+        self.scale_ = np.array([[0.0], [1.0]])
         self.bounds_ = (0.0, 0.0)
         self.held_out_ = np.zeros((2, 0))
 
@@ -92,7 +94,10 @@ class NetworkLatencyPredictor:
         (self.target_,) = targets.values()
         self.held_out_ = self._cross_predict(networks)
         predicted, measured = self.held_out_
-        self.bounds_ = conformal_bounds(np.log(measured / predicted), level=self.level)
+        errors = np.log(measured / predicted)
+        self.scale_ = local_scale(np.log(predicted), errors)
+        scaled = errors / np.interp(np.log(predicted), *self.scale_)
+        self.bounds_ = conformal_bounds(scaled, level=self.level)
         self.kernels_ = self._fit_kernels(networks)
         self.coef_ = _fit_overhead(*self._sums(self.kernels_, networks), _measured_ms(networks))
         return self
@@ -126,13 +131,20 @@ class NetworkLatencyPredictor:
         # What is not known is off by the error of kernels of unseen sizes, at the very least.
         error = self.kernels_.error_ if self.kernels_ else 0.0
         extra = (1 - known_share) * 2 * max(error, 0.25)
+        scale = np.interp(np.log(np.maximum(latency_ms, 1e-12)), *self.scale_)
         low, high = self.bounds_
         return LatencyPrediction(
             latency_ms,
-            latency_ms * np.exp(min(low, 0.0) - extra),
-            latency_ms * np.exp(max(high, 0.0) + extra),
+            latency_ms * np.exp(min(low, 0.0) * scale - extra),
+            latency_ms * np.exp(max(high, 0.0) * scale + extra),
             known_share,
         )
+
+    def interval_at(self, latency_ms: float) -> tuple[float, float]:
+        """Ends of the interval of a network of known kernels, as shares of its prediction."""
+        scale = float(np.interp(np.log(latency_ms), *self.scale_))
+        low, high = self.bounds_
+        return float(np.exp(min(low, 0.0) * scale)), float(np.exp(max(high, 0.0) * scale))
 
     def check_target(self, target: Target) -> None:
         """Refuse to speak about another target.
@@ -150,11 +162,9 @@ class NetworkLatencyPredictor:
             )
 
     def _fit_kernels(self, measurements: Sequence[NetworkMeasurement]) -> KernelLatencyPredictor:
-        runs = [(i, run) for i, m in enumerate(measurements) for run in m.kernels]
+        runs = [run for m in measurements for run in m.kernels]
         return KernelLatencyPredictor(seed=self.seed).fit(
-            [run.kernel for _, run in runs],
-            np.array([run.latency_ms for _, run in runs]),
-            [i for i, _ in runs],
+            [run.kernel for run in runs], np.array([run.latency_ms for run in runs])
         )
 
     @staticmethod
@@ -197,7 +207,7 @@ class NetworkLatencyPredictor:
             "bounds": list(self.bounds_),
             "kernels": data,
         }
-        return header, arrays | {"held_out": self.held_out_}
+        return header, arrays | {"held_out": self.held_out_, "scale": self.scale_}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -211,6 +221,7 @@ class NetworkLatencyPredictor:
         predictor.coef_ = np.asarray(data["coef"], np.float64).reshape(3)
         low, high = (float(bound) for bound in data["bounds"])
         predictor.bounds_ = (low, high)
+        predictor.scale_ = np.asarray(arrays["scale"], np.float64).reshape(2, -1)
         predictor.held_out_ = np.asarray(arrays["held_out"], np.float64).reshape(2, -1)
         predictor.kernels_ = KernelLatencyPredictor.from_data(data["kernels"], arrays)
         return predictor

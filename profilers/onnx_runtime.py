@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -41,7 +41,8 @@ N_WARMUP = 3
 N_ROUNDS = 24  # chunks: enough to tell slow ones from fast ones
 PROFILED_SHARE = 0.35  # of the time: the rest goes to the end-to-end latency
 PATIENCE = 4  # times the seconds asked for, while the machine is slow
-REFERENCE_SAMPLES, REFERENCE_WARMUP = 3, 200
+REFERENCE_SAMPLES = 8  # the first few find the caches cold
+REFERENCE_HISTORY = 1000
 MIN_ROUNDS = 6  # for networks of which the time allows few runs
 MAX_PROFILE_EVENTS = 60_000  # about 40 MB of JSON to parse
 MIN_KERNEL_US = 0.05
@@ -63,7 +64,7 @@ class OnnxRuntimeProfiler:
         self.target = target
         self._seed = seed
         self._reference: Callable[[], object] | None = None
-        self._best_reference_ms = float("inf")
+        self._references_ms: deque[float] = deque(maxlen=REFERENCE_HISTORY)
 
     def kernels(self, model: OnnxModel) -> tuple[KernelNode, ...]:
         """The kernels that ONNX Runtime makes of `model`, in the order in which they run."""
@@ -129,16 +130,17 @@ class OnnxRuntimeProfiler:
         return len(slowdowns) >= MIN_ROUNDS and n_steady >= MIN_ROUNDS and elapsed_s > seconds
 
     def _slowdown(self) -> float:
-        """How much slower than ever before in this process a small fixed network runs now."""
+        """How much slower a small fixed network runs now than in the best tenth of such moments.
+
+        Not than ever: back to back, with nothing between, it is faster than beside other work.
+        """
         if self._reference is None:
             model = reference_model()
             session = self._session(model, ort.SessionOptions())
             self._reference = partial(session.run, None, self._feed(model))
-            for _ in range(REFERENCE_WARMUP):
-                self._best_reference_ms = min(self._best_reference_ms, self._reference_ms())
-        now_ms = self._reference_ms()
-        self._best_reference_ms = min(self._best_reference_ms, now_ms)
-        return now_ms / self._best_reference_ms
+            self._reference_ms()
+        self._references_ms.append(self._reference_ms())
+        return self._references_ms[-1] / float(np.percentile(self._references_ms, 10))
 
     def _reference_ms(self) -> float:
         assert self._reference is not None

@@ -29,7 +29,7 @@ WALL_OVER_CPU_TOLERANCE_MS = 0.005
 SLOW_CHUNK = 1.05
 FAST_CHUNKS_PERCENTILE = 10
 # The same holds for minutes: only a fixed reference workload, timed beside the chunk, shows those.
-SLOW_REFERENCE = 1.15
+SLOW_REFERENCE = 1.3
 MIN_CLEAN_SAMPLES = 8
 FASTEST_SHARE, MIN_FASTEST = 0.05, 3
 
@@ -44,7 +44,7 @@ class LatencySamples:
         switches: Involuntary context switches of the thread in each run, `(n,)`.
         faults: Page faults of the thread in each run, `(n,)`.
         chunk: Samples with the same number were taken without a break between them, `(n,)`.
-        slowdown: Time of a reference workload beside the chunk over its best ever, `(n,)`.
+        slowdown: Time of a reference workload beside the chunk over that of good moments, `(n,)`.
     """
 
     wall_ms: FloatArray

@@ -70,7 +70,7 @@ def fit(
     save_predictor(predictor, out)
     predicted, measured = predictor.held_out_
     ours = accuracy(predicted, measured)
-    low, high = (float(np.exp(bound)) for bound in predictor.bounds_)
+    typical = predictor.interval_at(float(np.median(measured)))
     constant = accuracy(np.full_like(measured, np.median(measured)), measured)
     assert predictor.kernels_ is not None
     assert predictor.kernels_.measured_ms_ is not None
@@ -80,7 +80,7 @@ def fit(
         "n_networks": ours.n,
         "n_kernels": len(predictor.kernels_.measured_ms_),
         "level": level,
-        "interval": {"low": low, "high": high},
+        "interval_at_median": {"low": typical[0], "high": typical[1]},
         "held_out": vars_of(ours),
         "median_baseline": vars_of(constant),
     }
@@ -94,8 +94,8 @@ def fit(
          for name, a in (("kernels + overhead", ours), ("median of all", constant))],
     )  # fmt: skip
     typer.echo(
-        f"{100 * level:g} % of networks lie between {low:.3f} and {high:.3f} times the "
-        f"prediction\nwritten to {out}"
+        f"{100 * level:g} % of networks like the median lie between {typical[0]:.3f} and "
+        f"{typical[1]:.3f} times the prediction\nwritten to {out}"
     )
 
 
