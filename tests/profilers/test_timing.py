@@ -87,7 +87,7 @@ def test_quiet_samples_are_not_contended(make_samples):
         {"switches": [1] + [0] * 11},
         {"faults": [3] + [0] * 11},
         {"cpu_ms": [0.9] + [1.0] * 11},  # waited for 0.1 ms; 5 % and 5 µs are allowed
-        {"slowdown": [1.2] + [1.0] * 11},
+        {"slowdown": [1.6] + [1.0] * 11},
     ],
 )
 def test_a_disturbance_marks_its_sample_and_no_other(make_samples, disturbance):
@@ -116,13 +116,13 @@ def test_chunks_within_5_percent_of_the_fast_ones_are_kept(make_samples):
 def test_a_fast_chunk_under_a_slow_reference_sets_no_floor(make_samples):
     # A machine that the reference says was slow cannot show how fast the network is.
     samples = make_samples(
-        [0.5] * 10 + [1.0] * 10, chunk=[0] * 10 + [1] * 10, slowdown=[1.3] * 10 + [1.0] * 10
+        [0.5] * 10 + [1.0] * 10, chunk=[0] * 10 + [1] * 10, slowdown=[1.6] * 10 + [1.0] * 10
     )
     assert samples.is_contended.tolist() == [True] * 10 + [False] * 10
 
 
 def test_a_machine_that_was_slow_throughout_leaves_no_clean_sample(make_samples):
-    samples = make_samples([1.0] * 10, slowdown=[1.3] * 10)
+    samples = make_samples([1.0] * 10, slowdown=[1.6] * 10)
     assert samples.is_contended.all()
     assert "0 of 10 samples were undisturbed (machine slowed in 10)" in samples.warning
 
