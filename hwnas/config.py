@@ -15,6 +15,9 @@ from hwnas.errors import ConfigError, RunFolderError, unknown_name
 CONFIG = "config.toml"
 # May differ when a run is taken up again: they say how far to go, not what to do.
 _MAY_GROW = ("trials", "minutes")
+# As long as no trial was begun, a run is only what was measured for it.
+_BEFORE_TRIALS = ("data", "data_path", "data_fingerprint", "space", "target", "threads", "precision",
+                  "batch", "networks", "level", "seed")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,14 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunFolderError(f"{path} is not TOML: {error}") from None
 
 
-def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
+def check_same_run(folder: Path, asked: Mapping[str, Any], *, has_trials: bool) -> None:
     """Make sure that a folder holds this run, or none yet.
 
     Args:
         folder: The run folder; need not exist.
         asked: The `[search]` and `[run]` tables of the run to be started.
+        has_trials: Whether it has trials. Before that, budgets and how to search may still change:
+            a budget that turned out infeasible can be raised in place.
 
     Raises:
         RunFolderError: It holds another run, or files that are no run.
@@ -146,7 +151,8 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
     differences = []
     for table in asked:
         before, now = there.get(table, {}), asked[table]
-        for key in sorted({*before, *now} - set(_MAY_GROW)):
+        keys = {*before, *now} - set(_MAY_GROW)
+        for key in sorted(keys if has_trials else keys.intersection(_BEFORE_TRIALS)):
             if before.get(key) != now.get(key):
                 differences.append(f"{key} is {before.get(key)!r} there, {now.get(key)!r} asked")
     if differences:

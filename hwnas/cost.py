@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hwnas.errors import BudgetError
 from hwnas.export import to_onnx
 from hwnas.networks import BlockCounts, count
 from hwnas.spaces.base import Block, Genotype, GenotypeArray, SearchSpace, Shape
@@ -30,6 +31,7 @@ from profilers.measurement import KernelNode, Profiler
 from profilers.onnx_models import make_model
 from profilers.store import MeasurementStore
 
+PREDICTABLE = ("latency_ms", "params", "macs")
 PLAIN, BLOCKED = "plain", "blocked"
 PIECES_PER_EXPORT = 64
 _BLOCKED_DOMAIN = "com.microsoft.nchwc:"
@@ -182,6 +184,19 @@ class Counts:
 
     params: NDArray[np.int64]
     macs: NDArray[np.int64]
+
+
+def check_predictable(metric: str) -> None:
+    """Make sure that a budget on `metric` can be checked before anything is trained.
+
+    Raises:
+        BudgetError: The cost table has no such value.
+    """
+    if metric not in PREDICTABLE:
+        raise BudgetError(
+            f"{metric} cannot be predicted on this target yet, so there can be no "
+            f"budget on it (available: {', '.join(PREDICTABLE)})"
+        )
 
 
 class CostTable:

@@ -72,8 +72,14 @@ def preprocessing_of(model: OnnxModel, data: DataSet) -> Preprocessing:
     )
 
 
-def evaluate_onnx(path: Path, data: DataSet, *, split: str = "test") -> Scores:
-    """Scores of the model at `path` on a split of the data.
+def evaluate_onnx(
+    path: Path,
+    data: DataSet,
+    *,
+    split: str = "test",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Scores:
+    """Scores of the model at `path` on a split of the data; `shapes` as `load_model` takes them.
 
     Raises:
         ModelError: It is no model that can be run, or gives no class scores.
@@ -81,7 +87,7 @@ def evaluate_onnx(path: Path, data: DataSet, *, split: str = "test") -> Scores:
     """
     if split not in SPLITS:
         raise DataError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    model = load_model(path, batch=1)
+    model = load_model(path, batch=1, shapes=shapes)
     chosen: Split = getattr(data, split)
     images = preprocessing_of(model, data).apply(chosen)
     logits = run_onnx(path, images.numpy())

@@ -26,7 +26,7 @@ from hwnas import __version__
 from hwnas.baselines import plain_cnn
 from hwnas.budget import Budget, parse_budget
 from hwnas.config import SearchConfig, check_same_run, read_config, write_config
-from hwnas.cost import CostTable
+from hwnas.cost import CostTable, check_predictable
 from hwnas.data import load_data
 from hwnas.errors import RunFolderError, unknown_name
 from hwnas.feasibility import Overview, overview, resolve_budgets
@@ -39,7 +39,7 @@ from hwnas.report import write_report
 from hwnas.search import Evaluation, SearchEvent, search
 from hwnas.spaces.base import Architecture, Genotype
 from hwnas.spaces.catalog import make_space
-from hwnas.strategies import Problem, Trial, make_strategy
+from hwnas.strategies import Problem, Trial, check_strategy, make_strategy
 from hwnas.training import (
     Recipe,
     TrainingDivergedError,
@@ -129,6 +129,10 @@ class _Run:
         self.out = out
         self.progress = progress
         self.budgets = tuple(parse_budget(text) for text in config.budgets)
+        # What can be told now is told now, not after minutes of measuring.
+        check_strategy(config.strategy)
+        for budget in self.budgets:
+            check_predictable(budget.metric)
         self.target = make_target(
             config.target, threads=config.threads, precision=config.precision, batch=config.batch
         )
@@ -143,7 +147,7 @@ class _Run:
         self.predictor_path = predictor
         run = {"data_fingerprint": self.data.fingerprint, "target": self.target.key}
         asked = {"search": config.to_table(), "run": run}
-        check_same_run(out, asked)
+        check_same_run(out, asked, has_trials=(out / STUDY).exists())
         self.spent: dict[str, Any] = {}
         if (out / "config.toml").exists():
             self.spent = dict(read_config(out / "config.toml").get("spent", {}))

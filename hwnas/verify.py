@@ -15,7 +15,7 @@ from torch import nn
 from hwnas import __version__
 from hwnas.budget import Budget
 from hwnas.data import DataSet
-from hwnas.errors import RunFolderError
+from hwnas.errors import ExportMismatchError, RunFolderError
 from hwnas.evaluation import METADATA_KEY, Preprocessing, evaluate_onnx
 from hwnas.export import check_parity, network_to_onnx, save_onnx
 from hwnas.networks import counts
@@ -129,17 +129,25 @@ def verify(
 ) -> list[Candidate]:
     """Export, compare and measure networks; which of them form the front that meets the budgets.
 
+    A network whose export differs from PyTorch is left out, with a message.
+
     The latencies are measured in turns, so that all meet the same machine. All measurements go to
     the store: the next fit of a predictor learns from what this one missed.
     """
     profiler = OnnxRuntimeProfiler(target)
+    exported: list[Trained] = []
     parities: list[float] = []
     models: list[OnnxModel] = []
     profiles: list[NetworkMeasurement] = []
     with progress.task("exporting and measuring", 2 * len(trained)) as task:
         for item in trained:
             path = folder / CANDIDATES / f"{item.name}.onnx"
-            parities.append(export_candidate(item, data, target, path))
+            try:
+                parities.append(export_candidate(item, data, target, path))
+            except ExportMismatchError as error:
+                progress.say(f"left out: {error}")
+                continue
+            exported.append(item)
             models.append(load_model(path, batch=target.batch))
             tags = {FAMILY_TAG: item.kind, ARCHITECTURE_TAG: item.architecture.to_json()}
             profiles.append(profiler.profile(models[-1], seconds=SECONDS_PROFILE, tags=tags))
@@ -150,7 +158,7 @@ def verify(
             store.add(measurement, device)
         predicted = predictor.predict([[run.kernel for run in m.kernels] for m in measured])
         candidates = []
-        for i, item in enumerate(trained):
+        for i, item in enumerate(exported):
             path = folder / CANDIDATES / f"{item.name}.onnx"
             counted = counts(item.architecture)
             candidate = Candidate(

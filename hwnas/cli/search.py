@@ -17,8 +17,10 @@ from hwnas.cli.output import (
     DataPath,
     Measurements,
     Precision,
+    Shapes,
     TargetName,
     Threads,
+    parse_shapes,
     print_json,
     print_table,
 )
@@ -172,6 +174,7 @@ def evaluate(
     data: DataName = "digits",
     data_path: DataPath = None,
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    shape: Shapes = None,
     as_json: AsJson = False,
 ) -> None:
     """Score an exported model on data, with ONNX Runtime.
@@ -182,7 +185,8 @@ def evaluate(
     from hwnas.data import load_data
     from hwnas.evaluation import evaluate_onnx
 
-    scores = evaluate_onnx(model, load_data(data, path=data_path), split=split)
+    loaded = load_data(data, path=data_path)
+    scores = evaluate_onnx(model, loaded, split=split, shapes=parse_shapes(shape))
     record = {
         "model": str(model),
         "data": data,

@@ -26,6 +26,7 @@ __all__ = [
     "SpaceExhaustedError",
     "Strategy",
     "Trial",
+    "check_strategy",
     "make_strategy",
 ]
 
@@ -35,12 +36,21 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
 }
 
 
-def make_strategy(name: str, problem: Problem, *, seed: int) -> Strategy:
-    """Make the strategy called `name`.
+def check_strategy(name: str) -> None:
+    """Make sure that there is a strategy called `name`.
 
     Raises:
         ConfigError: If there is none of that name.
     """
     if name not in STRATEGIES:
         raise ConfigError(unknown_name("strategy", name, STRATEGIES))
+
+
+def make_strategy(name: str, problem: Problem, *, seed: int) -> Strategy:
+    """Make the strategy called `name`.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    check_strategy(name)
     return STRATEGIES[name](problem, seed=seed)

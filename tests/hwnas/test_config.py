@@ -60,7 +60,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
     with pytest.raises(RunFolderError, match=r"config\.toml is not TOML"):
         read_config(tmp_path / "config.toml")
     with pytest.raises(RunFolderError, match=r"config\.toml is not TOML"):
-        check_same_run(tmp_path, {"search": {}})
+        check_same_run(tmp_path, {"search": {}}, has_trials=True)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -73,14 +73,14 @@ def asked(config, fingerprint="abc"):
 
 
 def test_a_new_or_empty_folder_holds_no_run(tmp_path):
-    check_same_run(tmp_path, asked(OTHER))
-    check_same_run(tmp_path / "new", asked(OTHER))
+    check_same_run(tmp_path, asked(OTHER), has_trials=True)
+    check_same_run(tmp_path / "new", asked(OTHER), has_trials=True)
 
 
 def test_the_same_run_goes_on_also_with_more_trials_or_time(tmp_path):
     write_config(tmp_path, asked(OTHER) | {"spent": {"n_trials": 5}})
-    check_same_run(tmp_path, asked(OTHER))
-    check_same_run(tmp_path, asked(replace(OTHER, trials=50, minutes=None)))
+    check_same_run(tmp_path, asked(OTHER), has_trials=True)
+    check_same_run(tmp_path, asked(replace(OTHER, trials=50, minutes=None)), has_trials=True)
 
 
 @pytest.mark.parametrize(
@@ -95,23 +95,31 @@ def test_the_same_run_goes_on_also_with_more_trials_or_time(tmp_path):
 def test_another_run_is_refused_with_what_differs(tmp_path, changes, message):
     write_config(tmp_path, asked(OTHER))
     with pytest.raises(RunFolderError, match=f"holds another run: {message}.*--out"):
-        check_same_run(tmp_path, asked(replace(OTHER, **changes)))
+        check_same_run(tmp_path, asked(replace(OTHER, **changes)), has_trials=True)
 
 
 def test_data_that_changed_under_the_same_name_is_noticed(tmp_path):
     write_config(tmp_path, asked(OTHER))
     with pytest.raises(RunFolderError, match="data_fingerprint is 'abc' there, 'abd' asked"):
-        check_same_run(tmp_path, asked(OTHER, "abd"))
+        check_same_run(tmp_path, asked(OTHER, "abd"), has_trials=True)
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunFolderError, match=r"is no run folder.*new or an empty folder"):
-        check_same_run(tmp_path, asked(OTHER))
+        check_same_run(tmp_path, asked(OTHER), has_trials=True)
     with pytest.raises(RunFolderError, match="is no run folder"):
-        check_same_run(tmp_path / "thesis.tex", asked(OTHER))
+        check_same_run(tmp_path / "thesis.tex", asked(OTHER), has_trials=True)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(RunFolderError, match="cannot write"):
         write_config(tmp_path / "missing", {})
+
+
+def test_before_the_first_trial_the_budget_may_change_but_not_what_was_measured(tmp_path):
+    write_config(tmp_path, asked(OTHER))
+    raised = replace(OTHER, budgets=("latency_ms<=9",), strategy="random", finalists=3)
+    check_same_run(tmp_path, asked(raised), has_trials=False)
+    with pytest.raises(RunFolderError, match="threads is"):
+        check_same_run(tmp_path, asked(replace(raised, threads=1)), has_trials=False)

@@ -9,6 +9,7 @@ from torch import nn
 from hwnas import cost
 from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual, conv_bn
 from hwnas.cost import CostTable
+from hwnas.errors import BudgetError
 from hwnas.networks import counts
 from hwnas.profiling import untrained_model
 from hwnas.spaces.base import Choice, SearchSpace
@@ -292,3 +293,9 @@ def test_a_predictor_of_another_target_is_refused(store, predictor):
 def test_a_wrong_genotype_is_refused(profiler, store):
     with pytest.raises(ValueError, match="'plain' has 5 indices"):
         CostTable(SPACES["plain"], profiler, store).kernels((0, 0, 0, 0, 9))
+
+
+def test_a_budget_on_what_cannot_be_predicted_is_refused_at_once():
+    cost.check_predictable("latency_ms")
+    with pytest.raises(BudgetError, match="energy_mj cannot be predicted .*available: latency_ms"):
+        cost.check_predictable("energy_mj")
