@@ -16,8 +16,10 @@ CONFIG = "config.toml"
 # May differ when a run is taken up again: they say how far to go, not what to do.
 _MAY_GROW = ("trials", "minutes")
 # As long as no trial was begun, a run is only what was measured for it.
-_BEFORE_TRIALS = ("data", "data_path", "data_fingerprint", "space", "target", "threads", "precision",
-                  "batch", "networks", "level", "seed")  # fmt: skip
+_BEFORE_TRIALS = (
+    "data", "data_path", "data_fingerprint", "space", "target", "threads", "precision", "batch",
+    "networks", "level", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

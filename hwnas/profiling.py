@@ -22,7 +22,7 @@ from profilers.targets import Target
 
 SECONDS_PER_NETWORK = 0.7
 FAMILY_TAG, ARCHITECTURE_TAG = "family", "architecture"
-N_SAMPLE, N_COVER = 4096, 1024
+N_SAMPLE, N_COVER, N_CORNERS = 4096, 1024, 2
 
 
 def architecture_digest(architecture: Architecture) -> str:
@@ -61,9 +61,7 @@ def profile_space(
     table = CostTable(space, profiler, store)
     with progress.task("asking the runtime for its kernels", None) as task:
         table.warm(rng, on_progress=lambda n_pieces: task.update(n_pieces))
-        sample = np.unique(
-            space.canonical(space.sample(rng, max(N_SAMPLE, 8 * n_networks))), axis=0
-        )
+        sample = sample_networks(space, rng, max(N_SAMPLE, 8 * n_networks))
         genotypes = choose_networks(table, sample, n_networks)
     device = this_device()
     known = {m.digest for m in store.networks(target)}
@@ -85,16 +83,31 @@ def profile_space(
     return store.networks(target)
 
 
+def sample_networks(space: SearchSpace, rng: np.random.Generator, n: int) -> GenotypeArray:
+    """About `n` distinct networks, the cheapest and the dearest corner of the space first.
+
+    Half are uniform; in the others every choice is the lower of two draws, options being in order
+    from small to large: budgets ask for small networks, and a search goes to where they are.
+    """
+    corners = np.array([[0] * len(space.choices), [m - 1 for m in space.n_options]])
+    low = np.minimum(space.sample(rng, n // 2), space.sample(rng, n // 2))
+    drawn = space.canonical(np.concatenate([corners, low, space.sample(rng, n - n // 2)]))
+    _, first = np.unique(drawn, axis=0, return_index=True)
+    return drawn[np.sort(first)]
+
+
 def choose_networks(table: CostTable, sample: GenotypeArray, n: int) -> list[Genotype]:
     """`n` of the sampled genotypes to measure: half for the interval, half for the kernels.
 
-    The first half is spread evenly over the ranks of MACs, so that small and large networks count
-    the same. Each of the others is the one with the most kernels that none before it has, per
-    kernel that it runs: greedy cover.
+    The first half are the sample's first two, its corners, and others spread evenly over the ranks
+    of MACs, so that small and large networks count the same. Each of the others is the one with
+    the most kernels that none before it has, per kernel that it runs: greedy cover.
     """
     order = np.argsort(table.counts(sample).macs, kind="stable")
-    ranks = np.linspace(0, len(sample) - 1, min((n + 1) // 2, len(sample))).round().astype(int)
-    chosen = list(dict.fromkeys(order[ranks].tolist()))
+    n_spread = min((n + 1) // 2, len(sample))
+    ranks = np.linspace(0, len(sample) - 1, max(0, n_spread - N_CORNERS)).round().astype(int)
+    corners = list(range(min(N_CORNERS, len(sample))))
+    chosen = list(dict.fromkeys([*corners, *order[ranks].tolist()]))[:n]
     candidates = range(0, len(sample), max(1, len(sample) // N_COVER))
     rows = {i: tuple(int(v) for v in sample[i]) for i in {*chosen, *candidates}}
     kernels = {i: {kernel.key for kernel in table.kernels(row)} for i, row in rows.items()}

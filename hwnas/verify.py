@@ -34,6 +34,7 @@ from profilers.targets import Target
 N_PARITY_IMAGES = 64
 SECONDS_PROFILE, SECONDS_LATENCY = 0.7, 1.0
 SEARCHED, BASELINE = "searched", "baseline"
+DOMINATED = "dominated by another candidate"
 FRONT, CANDIDATES = "front", "candidates"  # folders of models; `front` is also a verdict
 
 
@@ -216,7 +217,7 @@ def judge(candidates: Sequence[Candidate], budgets: Sequence[Budget]) -> list[Ca
         elif not candidate.meets_budget:
             verdict = f"over budget: {'; '.join(_misses(candidate, budgets))}"
         else:
-            verdict = FRONT if i in front else "dominated by another candidate"
+            verdict = FRONT if i in front else DOMINATED
         judged.append(replace(candidate, verdict=verdict))
     return judged
 

@@ -85,6 +85,7 @@ def search(
     """
     from hwnas.config import SearchConfig
     from hwnas.run import run_search
+    from hwnas.verify import DOMINATED
 
     budgets = [f"latency_ms<={latency_ms}"] if latency_ms is not None else []
     config = SearchConfig(
@@ -124,18 +125,29 @@ def search(
             "front": [vars_of(member) for member in result.front],
         })  # fmt: skip
     elif result.is_complete:
-        rows = [
-            (c.name, 100 * c.val_accuracy, 100 * c.test_accuracy, c.latency_ms,
-             f"{c.predicted_latency_ms:.4g} ({c.predicted_low_ms:.4g}–{c.predicted_high_ms:.4g})",
-             c.params, c.verdict)
-            for c in sorted(result.candidates, key=lambda c: c.latency_ms)
-        ]  # fmt: skip
+        ordered = sorted(result.candidates, key=lambda c: c.latency_ms)
+        shown = [c for c in ordered if not c.verdict.startswith(DOMINATED)]
         print_table(
             f"{len(result.front)} networks on the front, in {out}",
             ("name", "val %", "test %", "measured ms", "predicted ms", "params", "verdict"),
-            rows,
+            [
+                (
+                    c.name,
+                    f"{100 * c.val_accuracy:.2f}",
+                    f"{100 * c.test_accuracy:.2f}",
+                    c.latency_ms,
+                    f"{c.predicted_latency_ms:.3g} ({c.predicted_low_ms:.3g}–"
+                    f"{c.predicted_high_ms:.3g})",
+                    c.params,
+                    c.verdict,
+                )
+                for c in shown
+            ],
         )
-        typer.echo(f"{out / 'front.csv'}, {out / 'front'}/*.onnx, {out / 'report.html'}")
+        typer.echo(
+            f"{len(ordered) - len(shown)} more are dominated, see {out / 'candidates.csv'}\n"
+            f"{out / 'front.csv'}, {out / 'front'}/*.onnx, {out / 'report.html'}"
+        )
     if not result.is_complete:
         typer.echo(
             f"interrupted: what was done is kept in {out}; the same command goes on", err=True

@@ -25,6 +25,7 @@ class _Plan:
         stem: Channels and stride of the first convolution.
         stages: `(channels, stride)` of each stage, before the width multiplier.
         features: Channels before the mean over the map.
+        depths: Blocks of a stage; 0 leaves the stage out, its stride too.
     """
 
     scales: tuple[float, ...]
@@ -42,7 +43,7 @@ _SMALL = _Plan(
     stem=(16, 1),
     stages=((32, 1), (64, 2), (128, 2)),
     features=128,
-    depths=(1, 2, 3, 4),
+    depths=(0, 1, 2, 3, 4),
     kernel_sizes=(3, 5),
     expand_ratios=(2, 4, 6),
     widths=(0.25, 0.5, 1.0, 2.0),

@@ -9,6 +9,7 @@ from hwnas.profiling import (
     architecture_digest,
     choose_networks,
     profile_space,
+    sample_networks,
     untrained_model,
 )
 from profilers.onnx_runtime import OnnxRuntimeProfiler
@@ -45,11 +46,22 @@ def kernels_of(table, genotypes):
     return {kernel.key for genotype in genotypes for kernel in table.kernels(tuple(genotype))}
 
 
-def test_half_of_the_networks_are_spread_from_the_smallest_to_the_largest(table, every):
+def test_the_first_are_the_corners_then_a_spread_from_the_smallest_to_the_largest(table, every):
     macs = table.counts(every).macs
-    chosen = table.counts(np.array(choose_networks(table, every, 10)[:5])).macs
-    assert (np.diff(chosen) > 0).all()
-    assert (chosen[0], chosen[-1]) == (macs.min(), macs.max())
+    chosen = choose_networks(table, every, 10)
+    assert chosen[:2] == [tuple(every[0]), tuple(every[1])]  # what `sample_networks` puts first
+    spread = table.counts(np.array(chosen[2:5])).macs
+    assert (np.diff(spread) > 0).all()
+    assert spread[0] == macs.min()
+    assert spread[-1] == macs.max()
+
+
+def test_a_sample_begins_with_the_cheapest_and_the_dearest_corner(make_tiny_space):
+    space = make_tiny_space((1, 8, 8), 10)
+    sample = sample_networks(space, np.random.default_rng(0), 64)
+    corners = np.array([[0] * len(space.choices), [n - 1 for n in space.n_options]])
+    assert sample[:2].tolist() == space.canonical(corners).tolist()
+    assert len(np.unique(sample, axis=0)) == len(sample)
 
 
 def test_the_other_half_adds_kernels_while_there_are_new_ones(table, every):
