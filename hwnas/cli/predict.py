@@ -45,6 +45,7 @@ def fit(
     import numpy as np
 
     from predictors.files import save_predictor
+    from predictors.intervals import min_examples
     from predictors.metrics import accuracy
     from predictors.network_latency import NetworkLatencyPredictor
     from profilers.errors import StoreError
@@ -84,6 +85,12 @@ def fit(
         "held_out": vars_of(ours),
         "median_baseline": vars_of(constant),
     }
+    if ours.n < min_examples(level):
+        typer.echo(
+            f"warning: an interval for {100 * level:g} % needs {min_examples(level)} measured "
+            f"networks or more, there are {ours.n}; it was widened",
+            err=True,
+        )
     if as_json:
         print_json(record)
         return
