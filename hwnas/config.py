@@ -18,7 +18,7 @@ _MAY_GROW = ("trials", "minutes")
 # As long as no trial was begun, a run is only what was measured for it.
 _BEFORE_TRIALS = (
     "data", "data_path", "data_fingerprint", "space", "target", "threads", "precision", "batch",
-    "networks", "level", "seed",
+    "networks", "level",
 )  # fmt: skip
 
 

@@ -225,13 +225,13 @@ class _Run:
             save_predictor(predictor, path)
         else:
             start = time.perf_counter()
+            # Whatever the run's seed: measurements belong to the target, other runs use them too.
             measured = profile_space(
                 self.space,
                 self.target,
                 store,
-                progress=self.progress,
                 n_networks=self.config.networks,
-                seed=self.config.seed,
+                progress=self.progress,
             )
             predictor = NetworkLatencyPredictor(level=self.config.level).fit(measured)
             save_predictor(predictor, path)
