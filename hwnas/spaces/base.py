@@ -37,7 +37,11 @@ class Block(Protocol):
         """Frozen dataclasses have it: equal blocks are built, exported and priced once."""
 
     def build(self, in_shape: Shape) -> Any:
-        """Return the `nn.Module` for an input of `in_shape`, `(channels, height, width)`."""
+        """Return the `nn.Module` for an input of `in_shape`, `(channels, height, width)`.
+
+        It must not begin with an activation or a normalisation: runtimes fuse those into whatever
+        stands before, and the cost table would not see them.
+        """
 
 
 Slot = Callable[[Mapping[str, Any]], Block | None]
