@@ -190,27 +190,37 @@ class _Run:
             with self.progress.task("pricing the space", None) as task:
                 table.warm(np.random.default_rng(0), on_progress=task.update)
             problem = self.check_budgets(Problem(self.space, table.predict))
+            # The record's lock is held to the end: two searches must not share a folder.
             with Record.open(self.out / STUDY, self.space, create=True) as record:
                 trials, is_complete = self.search(problem, record)
                 self.write_trials(trials, record)
-            if not is_complete:
-                write_report(self.out)
-                return Result(self.out, (), (), False)
-            trained = self.train_finalists(trials)
-            start = time.perf_counter()
-            candidates = verify(
-                trained,
-                self.data,
-                self.target,
-                problem.budgets,
-                predictor,
-                store,
-                this_device(),
-                self.out,
-                self.progress,
-            )
-            front = deliver(candidates, self.out)
-            self.spend("verify_seconds", time.perf_counter() - start)
+                if not is_complete:
+                    write_report(self.out)
+                    return Result(self.out, (), (), False)
+                return self.deliver(self.train_finalists(trials), problem, predictor, store)
+
+    def deliver(
+        self,
+        trained: Sequence[Trained],
+        problem: Problem,
+        predictor: NetworkLatencyPredictor,
+        store: MeasurementStore,
+    ) -> Result:
+        """Verify what was trained, write the front and the report."""
+        start = time.perf_counter()
+        candidates = verify(
+            trained,
+            self.data,
+            self.target,
+            problem.budgets,
+            predictor,
+            store,
+            this_device(),
+            self.out,
+            self.progress,
+        )
+        front = deliver(candidates, self.out)
+        self.spend("verify_seconds", time.perf_counter() - start)
         write_report(self.out)
         return Result(self.out, tuple(front), tuple(candidates), True)
 

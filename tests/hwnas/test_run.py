@@ -307,3 +307,18 @@ def test_finalists_are_the_best_ranks_fastest_first():
     assert [t.number for t in choose_finalists(trials, 5)] == [0, 3, 2, 4, 1]  # and the second
     assert len(choose_finalists(trials, 99)) == 6
     assert choose_finalists(trials[-1:], 3) == []
+
+
+def test_a_second_search_on_the_folder_is_refused_until_the_first_is_done(start, monkeypatch):
+    refused = []
+
+    def train_and_try(network, data, recipe, *, resolution, seed):
+        if recipe.epochs == CONFIG.final_epochs and not refused:
+            with pytest.raises(RunFolderError, match="another search") as caught:
+                start()
+            refused.append(caught.value)
+        return train(network, data, recipe, resolution=resolution, seed=seed)
+
+    monkeypatch.setattr(run, "train", train_and_try)
+    assert start().is_complete
+    assert len(refused) == 1
