@@ -45,6 +45,12 @@ class OnnxModel:
     digest: str
     dimensions: Mapping[str, int]
 
+    @property
+    def batch(self) -> int:
+        """Examples in one run, by the first dimension of the first input; 1 where it has none."""
+        first = self.inputs[0].shape if self.inputs else ()
+        return first[0] if len(first) > 1 else 1
+
     def random_inputs(self, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
         """Standard normal floats and small integers of the right shapes, by input name."""
         feed: dict[str, NDArray[np.generic]] = {}
@@ -190,13 +196,11 @@ def check_batch(model: OnnxModel, batch: int) -> None:
     Raises:
         ModelError: The model has another batch fixed.
     """
-    for spec in model.inputs[:1]:
-        if len(spec.shape) > 1 and spec.shape[0] != batch:
-            raise ModelError(
-                f"input {spec.name!r} of {model.name} has the batch {spec.shape[0]} "
-                f"fixed, but the target has batch {batch}; give --batch "
-                f"{spec.shape[0]}, or export the model again"
-            )
+    if model.batch != batch:
+        raise ModelError(
+            f"one run of {model.name} is a batch of {model.batch}, but the target has batch "
+            f"{batch}: use a target of that batch, or export the model again"
+        )
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:

@@ -1,7 +1,6 @@
 """What a run costs beside its kernels: a + b · (number of kernels), once per target.
 
-It is fitted on small networks made here, and on whatever else was measured on the target, never
-on the network that it is used to explain.
+It is fitted on small networks made here, never on the network that it is used to explain.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from profilers.store import MeasurementStore
 
 CALIBRATION_TAG = "calibration"
 N_CALIBRATION = 10
+MIN_NETWORKS = 3
 SECONDS_EACH = 0.7
 
 
@@ -48,8 +48,11 @@ def fit_overhead(measurements: Sequence[NetworkMeasurement]) -> Overhead:
     Raises:
         ValueError: There are fewer than three.
     """
-    if len(measurements) < 3:
+    if len(measurements) < MIN_NETWORKS:
         raise ValueError(f"three networks or more are needed, got {len(measurements)}")
+    steady = [m for m in measurements if m.samples.warning is None]
+    if len(steady) >= MIN_NETWORKS:
+        measurements = steady
     latency_ms = np.array([m.latency_ms for m in measurements])
     rest_ms = latency_ms - np.array([m.kernel_sum_ms for m in measurements])
     x = np.array([[1.0, len(m.kernels)] for m in measurements]) / latency_ms[:, None]
@@ -66,7 +69,11 @@ def calibrate(
 ) -> list[NetworkMeasurement]:
     """Measure the calibration networks that the store does not hold yet; return all of them."""
     target = profiler.target
-    known = {m.name: m for m in store.networks(target) if CALIBRATION_TAG in m.tags}
+    known = {
+        m.name: m
+        for m in store.networks(target)
+        if CALIBRATION_TAG in m.tags and m.samples.warning is None
+    }
     for i, model in enumerate(_calibration_models(target.batch)):
         if model.name not in known:
             measurement = profiler.profile(

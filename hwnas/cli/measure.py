@@ -25,6 +25,7 @@ from hwnas.cli.output import (
 
 if TYPE_CHECKING:
     from profilers.measurement import NetworkMeasurement
+    from profilers.onnx_models import OnnxModel
     from profilers.overhead import Overhead
     from profilers.targets import Target
 
@@ -105,10 +106,11 @@ def profile(
 
     [bold]hwnas profile space:mobile --data digits --networks 48[/bold]
     """
+    from profilers.onnx_models import check_batch, load_model
     from profilers.targets import make_target
 
-    chosen = make_target(target, threads=threads, precision=precision, batch=batch or 1)
     if model.startswith(SPACE_PREFIX):
+        chosen = make_target(target, threads=threads, precision=precision, batch=batch or 1)
         _profile_space(
             model.removeprefix(SPACE_PREFIX),
             chosen,
@@ -119,28 +121,23 @@ def profile(
             measurements,
             as_json,
         )
-    else:
-        _profile_model(Path(model), chosen, batch, shape, seconds, measurements, as_json)
+        return
+    make_target(target, threads=threads, precision=precision)  # its errors before the model's
+    loaded = load_model(Path(model), batch=batch, shapes=parse_shapes(shape))
+    if batch is not None:
+        check_batch(loaded, batch)
+    chosen = make_target(target, threads=threads, precision=precision, batch=loaded.batch)
+    _profile_model(loaded, chosen, seconds, measurements, as_json)
 
 
 def _profile_model(
-    path: Path,
-    target: Target,
-    batch: int | None,
-    shape: list[str] | None,
-    seconds: float,
-    measurements: Path,
-    as_json: bool,
+    loaded: OnnxModel, target: Target, seconds: float, measurements: Path, as_json: bool
 ) -> None:
     from profilers.devices import this_device
-    from profilers.onnx_models import check_batch, load_model
     from profilers.onnx_runtime import OnnxRuntimeProfiler
     from profilers.overhead import calibrate, fit_overhead
     from profilers.store import MeasurementStore
 
-    loaded = load_model(path, batch=batch, shapes=parse_shapes(shape))
-    if batch is not None:
-        check_batch(loaded, batch)
     progress = ConsoleProgress()
     profiler = OnnxRuntimeProfiler(target)
     with MeasurementStore(measurements) as store:

@@ -139,8 +139,7 @@ def predict(
         there.runtime, threads=there.threads, precision=there.precision, batch=there.batch
     )
     fitted.check_target(here)  # the kernels are asked of this machine's runtime
-    if batch is not None:
-        check_batch(loaded, there.batch)
+    check_batch(loaded, there.batch)
     kernels = [node.kernel for node in OnnxRuntimeProfiler(here).kernels(loaded)]
     answer = fitted.predict([kernels])
     ms, known = fitted.kernels_.predict(kernels)
