@@ -10,7 +10,8 @@ SEED ?= 0
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-# torch is named exactly and first, so that pip takes the build that fits the machine.
+# torch first and by its exact version, as the tests had it. For a CPU build from another index set PIP_INDEX_URL
+# or PIP_EXTRA_INDEX_URL as usual.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or newer is needed, this is {sys.version}" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv

@@ -24,7 +24,7 @@ _BEFORE_TRIALS = (
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Everything that decides what a search does; equal configs and machines, equal proposals.
+    """Everything that decides what a search does; with the same predictor, equal proposals.
 
     Attributes:
         data: As `hwnas.data.load_data` takes it.
@@ -142,8 +142,11 @@ def check_same_run(folder: Path, asked: Mapping[str, Any], *, has_trials: bool) 
     """
     path = folder / CONFIG
     if not path.exists():
-        foreign = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        if folder.exists() and (foreign or not folder.is_dir()):
+        try:
+            is_foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+        except OSError as error:
+            raise RunFolderError(f"cannot read {folder}: {error.strerror or error}") from None
+        if is_foreign:
             raise RunFolderError(
                 f"{folder} exists and is no run folder (it has no {CONFIG}); give "
                 f"--out a new or an empty folder"

@@ -10,9 +10,12 @@ genotypes: no torch, no ONNX in it. A piece that no walk has met is exported whe
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,16 @@ _UNKNOWN, _EMPTY = -1, 0
 _VERSION = 4  # of the stored pieces; raise it when the cutting below changes
 
 
+@cache
+def _source_hash(block: type) -> str:
+    """Tells versions of a block's module apart: an edited `build` must be exported again."""
+    try:
+        source = inspect.getsource(inspect.getmodule(block) or block)
+    except (OSError, TypeError):  # typed into a console
+        source = ""
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class Piece:
     """A block where it stands: with its input's shape and layout."""
@@ -55,7 +68,8 @@ class Piece:
         """Stable text under which the piece is kept on disk."""
         kind = f"{type(self.block).__module__}.{type(self.block).__qualname__}"
         fields = asdict(self.block)  # type: ignore[call-overload]
-        return json.dumps([_VERSION, kind, fields, self.in_shape, self.in_layout])
+        made_by = [_VERSION, torch.__version__, _source_hash(type(self.block))]
+        return json.dumps([made_by, kind, fields, self.in_shape, self.in_layout])
 
 
 @dataclass(frozen=True)

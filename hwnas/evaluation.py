@@ -64,12 +64,19 @@ def preprocessing_of(model: OnnxModel, data: DataSet) -> Preprocessing:
             f"{data.input_shape[0]} channels, square: a model with one input "
             f"batch×{data.input_shape[0]}×size×size is needed"
         )
-    stated: Mapping[str, Any] = read_metadata(model).get("preprocessing", {})
-    return Preprocessing(
-        resolution=int(shape[2]),
-        mean=tuple(stated.get("mean", data.mean)),
-        std=tuple(stated.get("std", data.std)),
-    )
+    stated = read_metadata(model).get("preprocessing", {})
+    try:
+        mean = tuple(float(value) for value in stated.get("mean", data.mean))
+        std = tuple(float(value) for value in stated.get("std", data.std))
+        is_usable = len(mean) == len(std) == shape[1] and all(value > 0 for value in std)
+    except (AttributeError, TypeError, ValueError):
+        is_usable = False
+    if not is_usable:
+        raise ModelError(
+            f"{model.name}: its metadata states a preprocessing that is none for "
+            f"{shape[1]} channels: {str(stated)[:100]}; export it again"
+        )
+    return Preprocessing(resolution=int(shape[2]), mean=mean, std=std)
 
 
 def evaluate_onnx(

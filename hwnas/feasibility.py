@@ -40,37 +40,36 @@ class Overview:
 def overview(problem: Problem, metric: str, rng: np.random.Generator) -> Overview:
     """Sample the space, and descend to its cheapest network.
 
-    Every choice of the best few genotypes is set to each of its options in turn, and the best is
-    kept, until nothing gets cheaper.
+    By the upper end of the prediction, which budgets are compared with. Every choice of the best
+    few genotypes is set to each of its options in turn, and the best is kept, until nothing gets
+    cheaper.
     """
     sample = problem.space.sample(rng, N_SAMPLE)
-    values = _values(problem, sample, metric)
-    best = sample[np.argsort(values, kind="stable")[:N_STARTS]]
+    sampled = problem.predict(sample)
+    best = sample[np.argsort(sampled.upper(metric), kind="stable")[:N_STARTS]]
     for _ in range(MAX_SWEEPS):
         before = best.copy()
         for column, n_options in enumerate(problem.space.n_options):
             variants = np.repeat(best, n_options, axis=0)
             variants[:, column] = np.tile(np.arange(n_options), len(best))
-            found = _values(problem, variants, metric).reshape(len(best), n_options)
+            found = _upper(problem, variants, metric).reshape(len(best), n_options)
             best[:, column] = found.argmin(axis=1)
         if (best == before).all():
             break
     costs = problem.predict(best)
-    cheapest = int(_values(problem, best, metric).argmin())
+    cheapest = int(_upper(problem, best, metric).argmin())
     return Overview(
         metric,
         float(getattr(costs, metric)[cheapest]),
         float(costs.upper(metric)[cheapest]),
         tuple(int(i) for i in problem.space.canonical(best)[cheapest]),
-        float(np.median(values)),
-        float(values.max()),
+        float(np.median(getattr(sampled, metric))),
+        float(getattr(sampled, metric).max()),
     )
 
 
-def _values(problem: Problem, genotypes: GenotypeArray, metric: str) -> FloatArray:
-    costs = problem.predict(genotypes)
-    costs.upper(metric)  # says so if the target cannot deliver it
-    return np.asarray(getattr(costs, metric), dtype=np.float64)
+def _upper(problem: Problem, genotypes: GenotypeArray, metric: str) -> FloatArray:
+    return problem.predict(genotypes).upper(metric)
 
 
 def resolve_budgets(

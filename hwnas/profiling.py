@@ -21,13 +21,19 @@ from profilers.store import MeasurementStore
 from profilers.targets import Target
 
 SECONDS_PER_NETWORK = 0.7
-FAMILY_TAG, ARCHITECTURE_TAG = "family", "architecture"
+FAMILY_TAG, ARCHITECTURE_TAG, SPACE_TAG = "family", "architecture", "space"
 N_SAMPLE, N_COVER, N_CORNERS = 4096, 1024, 2
 
 
 def architecture_digest(architecture: Architecture) -> str:
     """Tells architectures apart, whatever their weights."""
     return hashlib.sha256(architecture.to_json().encode()).hexdigest()
+
+
+def space_key(space: SearchSpace) -> str:
+    """Tells spaces apart, also those of one name made for different data."""
+    choices = json.dumps([[choice.name, choice.options] for choice in space.choices])
+    return f"{space.name}-{hashlib.sha256(choices.encode()).hexdigest()[:12]}"
 
 
 def untrained_model(architecture: Architecture, *, batch: int = 1) -> OnnxModel:
@@ -73,6 +79,7 @@ def profile_space(
                 model = untrained_model(architecture, batch=target.batch)
                 tags = {
                     FAMILY_TAG: space.name,
+                    SPACE_TAG: space_key(space),
                     ARCHITECTURE_TAG: architecture.to_json(),
                     "genotype": json.dumps(genotype),
                 }

@@ -7,10 +7,13 @@ trials), `weights/` (of networks that were trained to the end), `front/` and `ca
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
+import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -28,7 +31,7 @@ from hwnas.budget import Budget, parse_budget
 from hwnas.config import SearchConfig, check_same_run, read_config, write_config
 from hwnas.cost import CostTable, check_predictable
 from hwnas.data import load_data
-from hwnas.errors import RunFolderError, unknown_name
+from hwnas.errors import ConfigError, RunFolderError, unknown_name
 from hwnas.feasibility import Overview, overview, resolve_budgets
 from hwnas.networks import Network
 from hwnas.pareto import crowding_distance, ranks
@@ -49,6 +52,7 @@ from hwnas.training import (
     train,
 )
 from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, export_candidate, verify
+from predictors.errors import PredictorFileError
 from predictors.files import load_predictor, save_predictor
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import this_device
@@ -146,8 +150,11 @@ class _Run:
         self.measurements = measurements
         self.predictor_path = predictor
         run = {"data_fingerprint": self.data.fingerprint, "target": self.target.key}
+        if predictor is not None:
+            run["predictor"] = _file_digest(predictor)
         asked = {"search": config.to_table(), "run": run}
-        check_same_run(out, asked, has_trials=(out / STUDY).exists())
+        self.has_trials = _has_trials(out / STUDY)
+        check_same_run(out, asked, has_trials=self.has_trials)
         self.spent: dict[str, Any] = {}
         if (out / "config.toml").exists():
             self.spent = dict(read_config(out / "config.toml").get("spent", {}))
@@ -173,11 +180,15 @@ class _Run:
     def write_config(self) -> None:
         write_config(self.out, self.tables | {"spent": self.spent})
 
-    def spend(self, name: str, amount: float) -> None:
-        """Add to what the run has spent; kept over interruptions."""
-        total = self.spent.get(name, 0) + amount
-        self.spent[name] = round(total, 1) if isinstance(amount, float) else total
-        self.write_config()
+    @contextmanager
+    def spending(self, name: str) -> Iterator[None]:
+        """Add the block's time to what the run has spent, also when it is interrupted."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[name] = round(self.spent.get(name, 0) + time.perf_counter() - start, 1)
+            self.write_config()
 
     def go(self) -> Result:
         # Steps on tiny images take a millisecond: a second thread costs more than it brings.
@@ -207,45 +218,49 @@ class _Run:
         store: MeasurementStore,
     ) -> Result:
         """Verify what was trained, write the front and the report."""
-        start = time.perf_counter()
-        candidates = verify(
-            trained,
-            self.data,
-            self.target,
-            problem.budgets,
-            predictor,
-            store,
-            this_device(),
-            self.out,
-            self.progress,
-        )
-        front = deliver(candidates, self.out)
-        self.spend("verify_seconds", time.perf_counter() - start)
+        with self.spending("verify_seconds"):
+            candidates = verify(
+                trained,
+                self.data,
+                self.target,
+                problem.budgets,
+                predictor,
+                store,
+                this_device(),
+                self.out,
+                self.progress,
+            )
+            front = deliver(candidates, self.out)
         write_report(self.out)
         return Result(self.out, tuple(front), tuple(candidates), True)
 
     def fit(self, store: MeasurementStore) -> NetworkLatencyPredictor:
         """The run's predictor: its own from before, the given one, or one fitted now."""
         path = self.out / PREDICTOR
-        if path.exists():
+        given = self.predictor_path
+        if path.exists() and (given is None or self.has_trials):
             predictor = load_predictor(path)
-        elif self.predictor_path is not None:
-            predictor = load_predictor(self.predictor_path)
+        elif given is not None:
+            predictor = load_predictor(given)
             predictor.check_target(self.target)
+            if predictor.level != self.config.level:
+                raise ConfigError(
+                    f"{given} was fitted for intervals of level {predictor.level}, but level "
+                    f"{self.config.level} is asked for; fit it again, or ask for its level"
+                )
             save_predictor(predictor, path)
         else:
-            start = time.perf_counter()
-            # Whatever the run's seed: measurements belong to the target, other runs use them too.
-            measured = profile_space(
-                self.space,
-                self.target,
-                store,
-                n_networks=self.config.networks,
-                progress=self.progress,
-            )
-            predictor = NetworkLatencyPredictor(level=self.config.level).fit(measured)
-            save_predictor(predictor, path)
-            self.spend("profile_seconds", time.perf_counter() - start)
+            with self.spending("profile_seconds"):
+                # Whatever the run's seed: measurements belong to the target, others use them too.
+                measured = profile_space(
+                    self.space,
+                    self.target,
+                    store,
+                    n_networks=self.config.networks,
+                    progress=self.progress,
+                )
+                predictor = NetworkLatencyPredictor(level=self.config.level).fit(measured)
+                save_predictor(predictor, path)
         predictor.check_target(self.target)
         return predictor
 
@@ -274,8 +289,13 @@ class _Run:
         """Run the trials; False: interrupted before all were done."""
         strategy = make_strategy(self.config.strategy, problem, seed=self.config.seed)
         interrupted = False
-        start = time.perf_counter()
-        with self.progress.task("training candidates", self.config.trials) as task:
+        seconds_left = None
+        if self.config.minutes is not None:  # of all calls together
+            seconds_left = 60 * self.config.minutes - self.spent.get("search_seconds", 0.0)
+        with (
+            self.progress.task("training candidates", self.config.trials) as task,
+            self.spending("search_seconds"),
+        ):
 
             def show(event: SearchEvent) -> None:
                 nonlocal interrupted
@@ -287,15 +307,15 @@ class _Run:
                     note = _trial_note(event.trial)
                 task.update(event.n_told, note=note)
 
-            try:
-                trials = search(
-                    problem, strategy, partial(self.evaluate, problem), record,
-                    n_trials=self.config.trials,
-                    seconds=None if self.config.minutes is None else 60 * self.config.minutes,
-                    on_event=show,
-                )  # fmt: skip
-            finally:
-                self.spend("search_seconds", time.perf_counter() - start)
+            trials = search(
+                problem,
+                strategy,
+                partial(self.evaluate, problem),
+                record,
+                n_trials=self.config.trials,
+                seconds=seconds_left,
+                on_event=show,
+            )
         self.spent["n_trials"] = len(trials)
         self.spent["n_failed"] = sum(trial.failure is not None for trial in trials)
         self.write_config()
@@ -343,8 +363,10 @@ class _Run:
             ("plain-cnn", BASELINE, plain_cnn(self.data.input_shape, self.data.n_classes), None, 0)
         )
         trained = []
-        start = time.perf_counter()
-        with self.progress.task("training finalists", len(jobs)) as task:
+        with (
+            self.progress.task("training finalists", len(jobs)) as task,
+            self.spending("final_training_seconds"),
+        ):
             for i, (name, kind, architecture, genotype, seed) in enumerate(jobs):
                 try:
                     network, note = self.train_or_load(name, architecture, seed)
@@ -353,7 +375,6 @@ class _Run:
                     continue
                 trained.append(Trained(name, network, architecture, genotype, kind))
                 task.update(i + 1, note=f"{name} {note}")
-        self.spend("final_training_seconds", time.perf_counter() - start)
         return trained
 
     def train_or_load(
@@ -431,6 +452,24 @@ def _predicted_ms(trial: Trial) -> float:
     """Predicted latency of a complete trial."""
     assert trial.objectives is not None
     return trial.objectives[1]
+
+
+def _has_trials(study: Path) -> bool:
+    """Whether a search was begun there; a file that cannot be read is left to the record."""
+    if not study.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(study.absolute().as_uri() + "?mode=ro", uri=True)) as file:
+            return bool(file.execute("SELECT count(*) FROM trials").fetchone()[0])
+    except sqlite3.Error:
+        return True
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise PredictorFileError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _with_epochs(recipe: Recipe, epochs: float | None) -> Recipe:

@@ -149,13 +149,19 @@ def train(
     Raises:
         TrainingDivergedError: If the loss or the logits become NaN or infinite.
     """
-    torch.set_flush_denormal(True)
     start = time.perf_counter()
     device = next(network.parameters()).device
     train_split, validation = _resized(data, resolution)
     batches = _batches(train_split, recipe, data, seed, device)
-    with seeded(seed), _channels_last(network):
-        n_steps, final_loss = _fit(network, batches, recipe, on_progress, n_images=len(train_split))
+    # Denormals make training slow. Off again after it: it would hold for measurements too.
+    torch.set_flush_denormal(True)
+    try:
+        with seeded(seed), _channels_last(network):
+            n_steps, final_loss = _fit(
+                network, batches, recipe, on_progress, n_images=len(train_split)
+            )
+    finally:
+        torch.set_flush_denormal(False)
     train_seconds = time.perf_counter() - start
     scores = evaluate(network, data, validation, resolution=resolution)
     return TrainingResult(train_seconds, final_loss, n_steps, scores)

@@ -140,7 +140,8 @@ def verify(
     parities: list[float] = []
     models: list[OnnxModel] = []
     profiles: list[NetworkMeasurement] = []
-    with progress.task("exporting and measuring", 2 * len(trained)) as task:
+    shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
+    with progress.task("exporting and measuring", len(trained)) as task:
         for item in trained:
             path = folder / CANDIDATES / f"{item.name}.onnx"
             try:
@@ -153,7 +154,12 @@ def verify(
             tags = {FAMILY_TAG: item.kind, ARCHITECTURE_TAG: item.architecture.to_json()}
             profiles.append(profiler.profile(models[-1], seconds=SECONDS_PROFILE, tags=tags))
             task.update(len(models), note=item.name)
-        samples = profiler.latency(models, seconds=SECONDS_LATENCY)
+    with progress.task("measuring in turns", None) as task:
+        samples = profiler.latency(models, seconds=SECONDS_LATENCY, on_round=task.update)
+        for item, sampled in zip(exported, samples, strict=True):
+            if sampled.warning:
+                progress.say(f"{item.name}: {sampled.warning}")
+    with progress.task("scoring", len(exported)) as task:
         measured = [replace(p, samples=s) for p, s in zip(profiles, samples, strict=True)]
         for measurement in measured:
             store.add(measurement, device)
@@ -180,7 +186,7 @@ def verify(
                 kind=item.kind,
             )
             candidates.append(replace(candidate, meets_budget=not _misses(candidate, budgets)))
-            task.update(len(trained) + i + 1, note=item.name)
+            task.update(i + 1, note=item.name)
     return judge(candidates, budgets)
 
 

@@ -45,7 +45,7 @@ class LatencyPrediction:
 class NetworkLatencyPredictor:
     """End-to-end latency on one target, with an interval calibrated on held-out networks.
 
-    latency = a · (sum of kernels) + b · (number of kernels) + c, by least squares of relative
+    latency = a · (sum of kernels) + b · (number of kernels) + c, by least absolute relative
     errors. `b` may be negative: the runtime's profile of a kernel contains its own clock.
 
     Attributes:

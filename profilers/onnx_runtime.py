@@ -76,7 +76,9 @@ class OnnxRuntimeProfiler:
     def profile(
         self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None
     ) -> NetworkMeasurement:
-        """Measure `model` end to end and by kernel, in turns, for at most about `seconds`.
+        """Measure `model` end to end and by kernel, in turns, for about `seconds`.
+
+        While the machine is slow it takes up to four times that.
 
         Raises:
             ModelError: ONNX Runtime cannot load or run the model.
@@ -146,14 +148,20 @@ class OnnxRuntimeProfiler:
         assert self._reference is not None
         return sample_latency(self._reference, n_samples=REFERENCE_SAMPLES).min_ms
 
-    def latency(self, models: Sequence[OnnxModel], *, seconds: float) -> list[LatencySamples]:
+    def latency(
+        self,
+        models: Sequence[OnnxModel],
+        *,
+        seconds: float,
+        on_round: Callable[[int, int], object] = lambda done, of: None,
+    ) -> list[LatencySamples]:
         """End-to-end samples of several models in turns, so that all meet the same machine.
 
-        `seconds` is for each model.
+        `seconds` is for each model; while the machine is slow it takes up to four times that.
         """
-        sessions = [self._session(model, ort.SessionOptions()) for model in models]
         runs = []
-        for session, model in zip(sessions, models, strict=True):
+        for model in models:
+            session = self._session(model, ort.SessionOptions())
             feed = self._feed(model)
             names = [output.name for output in session.get_outputs()]
             for _ in range(N_WARMUP):
@@ -161,16 +169,22 @@ class OnnxRuntimeProfiler:
             start = time.perf_counter()
             session.run(names, feed)
             once_s = max(time.perf_counter() - start, 1e-6)
-            runs.append((session, names, feed, max(2, round(seconds / once_s / N_ROUNDS))))
+            n_samples = max(2, round(seconds / once_s / N_ROUNDS))
+            runs.append((partial(session.run, names, feed), n_samples))
         samples: list[LatencySamples | None] = [None] * len(models)
-        for _ in range(N_ROUNDS):
-            for i, (session, names, feed, n) in enumerate(runs):
-                session.run(names, feed)  # the others' runs have taken its place in the caches
-                new = sample_latency(
-                    partial(session.run, names, feed), n_samples=n, slowdown=self._slowdown()
-                )
+        slowdowns: list[float] = []
+        start = time.perf_counter()
+        while not self._is_enough(
+            slowdowns, time.perf_counter() - start, seconds * max(1, len(models))
+        ):
+            slowdown = self._slowdown()
+            for i, (run, n_samples) in enumerate(runs):
+                run()  # the others' runs have taken its place in the caches
+                new = sample_latency(run, n_samples=n_samples, slowdown=slowdown)
                 before = samples[i]
                 samples[i] = before.extended(new) if before else new
+            slowdowns.append(slowdown)
+            on_round(min(len(slowdowns), N_ROUNDS), N_ROUNDS)
         return [s for s in samples if s is not None]
 
     def _feed(self, model: OnnxModel) -> Feed:

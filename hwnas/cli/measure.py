@@ -229,21 +229,18 @@ def _profile_space(
     as_json: bool,
 ) -> None:
     from hwnas.data import load_data
-    from hwnas.profiling import FAMILY_TAG, profile_space
-    from hwnas.spaces.catalog import SPACES, make_space
-    from profilers.errors import ProfilerError, unknown_name
+    from hwnas.profiling import SPACE_TAG, profile_space, space_key
+    from hwnas.spaces.catalog import make_space
     from profilers.store import MeasurementStore
 
-    if name not in SPACES:
-        raise ProfilerError(unknown_name("space", name, SPACES))
     loaded = load_data(data, path=data_path)
     space = make_space(name, loaded.input_shape, loaded.n_classes)
     with MeasurementStore(measurements) as store:
         found = profile_space(
             space, target, store, n_networks=networks, seed=seed, progress=ConsoleProgress()
         )
-    of_space = [m for m in found if m.tags.get(FAMILY_TAG) == space.name]
-    kernels = {run.kernel.key for m in found for run in m.kernels}
+    of_space = [m for m in found if m.tags.get(SPACE_TAG) == space_key(space)]
+    kernels = {run.kernel.key for m in of_space for run in m.kernels}
     latencies = sorted(m.latency_ms for m in of_space)
     record = {
         "space": name,

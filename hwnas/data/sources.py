@@ -103,9 +103,13 @@ def _load_fashion_mnist(folder: Path) -> DataSet:
 
 
 def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """Read a gzipped IDX file of bytes: 0, 0, type 8, ndim, the sizes, then the values."""
+    """Read an IDX file of bytes, gzipped or not: 0, 0, type 8, ndim, the sizes, then the values."""
+    plain = path.with_suffix("")
     try:
-        content = gzip.decompress(path.read_bytes())
+        if plain.exists() and not path.exists():
+            path, content = plain, plain.read_bytes()
+        else:
+            content = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path.parent} has no file {path.name}") from None
     except (OSError, EOFError, zlib.error) as error:
