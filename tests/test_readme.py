@@ -36,3 +36,7 @@ def test_every_command_that_the_readme_names_exists():
     named = set(re.findall(r"^hwnas (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= known
     assert "search" in named
+
+
+def test_no_figure_of_the_readme_was_left_out():
+    assert "FIGURE" not in README.read_text(encoding="utf-8")

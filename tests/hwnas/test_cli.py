@@ -84,7 +84,7 @@ MISTAKES = {
     "profile missing.onnx": "cannot read missing.onnx: No such file",
     "profile dynamic.onnx": "dynamic shape 1×3×height×8; a latency needs a static one: give",
     "profile stack.onnx --target onnxruntme": "did you mean 'onnxruntime-cpu'",
-    "profile stack.onnx --batch 4": "has the batch 1 fixed",
+    "profile stack.onnx --batch 4": "is a batch of 1, but the target has batch 4",
     "profile stack.onnx --precision fp16": "unknown precision 'fp16'; did you mean 'fp32'",
     "profile stack.onnx --shape y=1,3,8,8": "has no input 'y'",
     "profile stack.onnx --measurements garbage.npz": "garbage.npz",
@@ -112,7 +112,7 @@ MISTAKES = {
     "search --out slow --space tiny --predictor predictor.npz --latency-ms 1e-6":
         "no network of the space meets latency_ms <= 1e-06: the cheapest needs",
     "search --out none --space tiny --predictor predictor.npz --budget energy_mj<=1":
-        "cannot deliver energy_mj",
+        "energy_mj cannot be predicted",
     "export missing t000 --out x.onnx": "cannot read missing/config.toml",
     "evaluate stack.onnx": "images of 'digits' are batches of 1 channels",
     "evaluate text.onnx": "text.onnx is not a readable ONNX model",
@@ -153,9 +153,9 @@ def test_a_mistake_in_a_search_leaves_no_folder_behind(hwnas, folder):
 def test_another_run_in_the_folder_is_refused(hwnas):
     line = "search --out run --space tiny --predictor predictor.npz --latency-ms 1e-6"
     assert hwnas(line)[0] == 2  # no network meets it, but the folder is now that run's
-    code, _, err = hwnas(f"{line} --seed 1")
+    code, _, err = hwnas(f"{line} --networks 9")
     assert code == 2
-    assert "holds another run: seed is 0 there, 1 asked" in err
+    assert "holds another run: networks is 80 there, 9 asked" in err
 
 
 def test_debug_shows_where_an_error_comes_from(monkeypatch, folder):
