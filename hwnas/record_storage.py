@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +47,18 @@ def sqlite_path(location: Path | str) -> Path | None:
     return Path(url.database) if url.drivername.startswith("sqlite") and url.database else None
 
 
+def _lock(file: IO[str]) -> None:
+    """Lock the file for this process alone, or raise OSError at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def lock_file(path: Path) -> IO[str]:
     """Hold `path`.lock until the file is closed or the process ends, however it ends.
 
@@ -55,8 +67,8 @@ def lock_file(path: Path) -> IO[str]:
     """
     lock = open(path.with_name(path.name + ".lock"), "w")  # noqa: SIM115  (held, not read)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        _lock(lock)
+    except (BlockingIOError, PermissionError):  # the latter on Windows
         lock.close()
         raise RunFolderError(
             f"another search is running on {path}. Wait for it, stop it, or use another folder"
