@@ -198,7 +198,8 @@ class TestRefusedModels:
 def test_latencies_of_several_models_in_turns(profiler, relu_proto):
     models = [make_model(relu_proto((1, size)), name=str(size)) for size in (4, 8)]
     found = profiler.latency(models, seconds=0.02)
-    assert [len(np.unique(samples.chunk)) for samples in found] == [N_ROUNDS, N_ROUNDS]
+    one, other = (len(np.unique(samples.chunk)) for samples in found)
+    assert one == other >= MIN_ROUNDS
     assert all(samples.latency_ms > 0 for samples in found)
     assert profiler.latency([], seconds=0.02) == []
 
