@@ -28,14 +28,12 @@ def wheel(tmp_path_factory):
         yield archive
 
 
-@pytest.mark.slow
 def test_the_top_level_is_the_three_packages_and_the_metadata(wheel):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     top = {name.partition("/")[0] for name in wheel.namelist()}
     assert top == {"hwnas", "predictors", "profilers", f"hwnas-{version}.dist-info"}
 
 
-@pytest.mark.slow
 def test_every_module_and_type_marker_is_in_it(wheel):
     names = set(wheel.namelist())
     for package in ("hwnas", "predictors", "profilers"):
@@ -45,7 +43,6 @@ def test_every_module_and_type_marker_is_in_it(wheel):
     assert not [name for name in names if "test" in Path(name).name]
 
 
-@pytest.mark.slow
 def test_the_command_is_installed(wheel):
     (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "hwnas = hwnas.cli:main" in wheel.read(entry).decode()
