@@ -30,8 +30,9 @@ from hwnas.spaces.base import Block, Genotype, GenotypeArray, SearchSpace, Shape
 from hwnas.strategies.base import Costs
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.kernels import Kernel
-from profilers.measurement import KernelNode, Profiler
+from profilers.measurement import KernelNode
 from profilers.onnx_models import make_model
+from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 
 PREDICTABLE = ("latency_ms", "params", "macs")

@@ -16,7 +16,7 @@ from hwnas.training import seeded
 from profilers.devices import this_device
 from profilers.measurement import NetworkMeasurement
 from profilers.onnx_models import OnnxModel, make_model
-from profilers.onnx_runtime import OnnxRuntimeProfiler
+from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
@@ -62,7 +62,7 @@ def profile_space(
         Every measurement of the target that the store then holds.
     """
     progress = progress or Silent()
-    profiler = OnnxRuntimeProfiler(target)
+    profiler = Profiler(target)
     rng = np.random.default_rng(seed)
     table = CostTable(space, profiler, store)
     with progress.task("asking the runtime for its kernels", None) as task:

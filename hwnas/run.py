@@ -31,32 +31,27 @@ from hwnas.budget import Budget, parse_budget
 from hwnas.config import SearchConfig, check_same_run, read_config, write_config
 from hwnas.cost import CostTable, check_predictable
 from hwnas.data import load_data
-from hwnas.errors import ConfigError, RunFolderError, unknown_name
+from hwnas.errors import ConfigError, RunFolderError
 from hwnas.feasibility import Overview, overview, resolve_budgets
-from hwnas.networks import Network
-from hwnas.pareto import crowding_distance, ranks
+from hwnas.finalists import Finalist, choose_finalists, train_finalists, train_network
 from hwnas.profiling import profile_space
 from hwnas.progress import Progress, Silent
 from hwnas.record import Record
 from hwnas.report import write_report
 from hwnas.search import Evaluation, SearchEvent, search
-from hwnas.spaces.base import Architecture, Genotype
+from hwnas.spaces.base import Genotype
 from hwnas.spaces.catalog import make_space
 from hwnas.strategies import Problem, Trial, check_strategy, make_strategy
 from hwnas.training import (
     Recipe,
-    TrainingDivergedError,
-    TrainingResult,
     default_recipes,
-    seeded,
-    train,
 )
-from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, export_candidate, verify
+from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, verify
 from predictors.errors import PredictorFileError
 from predictors.files import load_predictor, save_predictor
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import this_device
-from profilers.onnx_runtime import OnnxRuntimeProfiler
+from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import Target, make_target
 
@@ -196,7 +191,7 @@ class _Run:
         torch.set_num_threads(1 if is_small else this_device().cores)
         with MeasurementStore(self.measurements) as store:
             predictor = self.fit(store)
-            table = CostTable(self.space, OnnxRuntimeProfiler(self.target), store)
+            table = CostTable(self.space, Profiler(self.target), store)
             table.use(predictor)
             with self.progress.task("pricing the space", None) as task:
                 table.warm(np.random.default_rng(0), on_progress=task.update)
@@ -324,7 +319,9 @@ class _Run:
     def evaluate(self, problem: Problem, genotype: Genotype, number: int) -> Evaluation:
         """Short training of one candidate."""
         architecture = self.space.architecture(genotype)
-        _, result = self.train(architecture, self.search_recipe, seed=number)
+        _, result = train_network(
+            architecture, self.data, self.search_recipe, seed=self.seed_of(number)
+        )
         accuracy = result.validation.accuracy
         costs = problem.predict(np.array([genotype], dtype=np.int64))
         return Evaluation(
@@ -332,67 +329,26 @@ class _Run:
             {"val_accuracy": accuracy, "train_seconds": round(result.train_seconds, 3)},
         )
 
-    def train(
-        self, architecture: Architecture, recipe: Recipe, *, seed: int
-    ) -> tuple[Network, TrainingResult]:
-        """A network with weights drawn from, and trained with, a seed of the run's and its own."""
-        seed = self.config.seed * 1_000_003 + seed
-        with seeded(seed):
-            network = Network(architecture)
-        result = train(
-            network, self.data, recipe, resolution=architecture.input_shape[1], seed=seed
-        )
-        return network, result
+    def seed_of(self, number: int) -> int:
+        """The seed of one training: the run's and the trial's own."""
+        return self.config.seed * 1_000_003 + number
 
     def train_finalists(self, trials: Sequence[Trial]) -> list[Trained]:
-        """Train the best of the search, and a hand-made network, to the end.
-
-        Weights are kept as they come, so that an interruption costs one training at most.
-        """
-        jobs: list[tuple[str, str, Architecture, Genotype | None, int]] = [
-            (
+        """Train the best of the search, and a hand-made network, to the end."""
+        finalists = [
+            Finalist(
                 f"t{trial.number:03d}",
-                SEARCHED,
                 self.space.architecture(trial.genotype),
                 trial.genotype,
-                trial.number,
+                SEARCHED,
+                self.seed_of(trial.number),
             )
             for trial in choose_finalists(trials, self.config.finalists)
         ]
-        jobs.append(
-            ("plain-cnn", BASELINE, plain_cnn(self.data.input_shape, self.data.n_classes), None, 0)
-        )
-        trained = []
-        with (
-            self.progress.task("training finalists", len(jobs)) as task,
-            self.spending("final_training_seconds"),
-        ):
-            for i, (name, kind, architecture, genotype, seed) in enumerate(jobs):
-                try:
-                    network, note = self.train_or_load(name, architecture, seed)
-                except TrainingDivergedError as error:  # one network less, not the end of the run
-                    self.progress.say(f"{name} is left out: {error}")
-                    continue
-                trained.append(Trained(name, network, architecture, genotype, kind))
-                task.update(i + 1, note=f"{name} {note}")
-        return trained
-
-    def train_or_load(
-        self, name: str, architecture: Architecture, seed: int
-    ) -> tuple[Network, str]:
-        path = self.out / WEIGHTS / f"{name}.pt"
-        loaded = _load_weights(path, architecture)
-        if loaded is not None:
-            return loaded, "trained before"
-        network, result = self.train(architecture, self.final_recipe, seed=seed)
-        part = path.with_name(f"{path.name}.part")
-        try:
-            path.parent.mkdir(exist_ok=True)
-            torch.save(network.state_dict(), part)
-            part.replace(path)
-        except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-            raise RunFolderError(f"cannot write {path}: {error}") from None
-        return network, f"{100 * result.validation.accuracy:.1f} %"
+        plain = plain_cnn(self.data.input_shape, self.data.n_classes)
+        finalists.append(Finalist("plain-cnn", plain, None, BASELINE, self.seed_of(0)))
+        with self.spending("final_training_seconds"):
+            return train_finalists(finalists, self.data, self.final_recipe, self.out, self.progress)
 
     def write_trials(self, trials: Sequence[Trial], record: Record) -> None:
         """Write `trials.csv`: the study's trials as a table."""
@@ -418,40 +374,6 @@ class _Run:
             pd.DataFrame(rows, columns=_TRIAL_COLUMNS).to_csv(self.out / TRIALS, index=False)
         except OSError as error:
             raise RunFolderError(f"cannot write {self.out / TRIALS}: {error}") from None
-
-
-def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
-    """The `n` trials that are worth a long training, fastest first.
-
-    Short training ranks only roughly, so the front alone would not do. Half are the best by Pareto
-    rank, and within a rank by crowding distance; the others are the most accurate of the rest in
-    each of as many ranges of latency, equal on a logarithmic scale.
-    """
-    complete = [trial for trial in trials if trial.objectives is not None]
-    if not complete:
-        return []
-    objectives = np.array([trial.objectives for trial in complete])
-    rank = ranks(objectives)
-    crowding = np.zeros(len(complete))
-    for value in np.unique(rank):
-        crowding[rank == value] = crowding_distance(objectives[rank == value])
-    order = [int(i) for i in np.lexsort((-crowding, rank))]
-    chosen = order[: (n + 1) // 2]
-    left = [i for i in order if i not in chosen]
-    log_ms = np.log(objectives[:, 1])
-    edges = np.linspace(log_ms.min(), log_ms.max(), n // 2 + 1)
-    bins = np.clip(np.searchsorted(edges, log_ms, side="right") - 1, 0, max(0, n // 2 - 1))
-    by_error = sorted(left, key=lambda i: (objectives[i, 0], objectives[i, 1]))
-    best_of_bin = {int(bins[i]): i for i in reversed(by_error)}
-    chosen += best_of_bin.values()
-    chosen += [i for i in by_error if i not in chosen][: n - len(chosen)]
-    return sorted((complete[i] for i in chosen[:n]), key=_predicted_ms)
-
-
-def _predicted_ms(trial: Trial) -> float:
-    """Predicted latency of a complete trial."""
-    assert trial.objectives is not None
-    return trial.objectives[1]
 
 
 def _has_trials(study: Path) -> bool:
@@ -501,54 +423,3 @@ def _trial_note(trial: Trial) -> str:
         return f"#{trial.number} failed: {trial.failure}"
     error, latency_ms = trial.objectives
     return f"#{trial.number} {100 * (1 - error):.1f} % at {latency_ms:.4g} ms predicted"
-
-
-def export_again(
-    folder: Path, name: str, out: Path, *, batch: int, data_path: Path | None = None
-) -> float:
-    """Export a network that a run trained to the end, for any batch size.
-
-    Returns:
-        The largest difference between the logits of ONNX Runtime and PyTorch on real images.
-
-    Raises:
-        RunFolderError: The folder is no run, or holds no such network.
-        ExportMismatchError: The export differs from PyTorch.
-    """
-    tables = read_config(folder / "config.toml")
-    config = SearchConfig.from_table(tables.get("search", {}))
-    path = data_path or (Path(config.data_path) if config.data_path else None)
-    data = load_data(config.data, path=path)
-    space = make_space(config.space, data.input_shape, data.n_classes)
-    try:
-        rows = pd.read_csv(folder / "candidates.csv").set_index("name")
-    except (OSError, ValueError, KeyError) as error:
-        raise RunFolderError(
-            f"cannot read {folder / 'candidates.csv'}: {error}; the run has to "
-            f"come to its end first"
-        ) from None
-    if name not in rows.index:
-        raise RunFolderError(unknown_name("network", name, map(str, rows.index)))
-    if rows.loc[name, "kind"] == BASELINE:
-        architecture = plain_cnn(data.input_shape, data.n_classes)
-        genotype = None
-    else:
-        genotype = tuple(json.loads(str(rows.loc[name, "genotype"])))
-        architecture = space.architecture(genotype)
-    network = _load_weights(folder / WEIGHTS / f"{name}.pt", architecture)
-    if network is None:
-        raise RunFolderError(f"{folder / WEIGHTS / name}.pt is missing or damaged")
-    target = make_target(
-        config.target, threads=config.threads, precision=config.precision, batch=batch
-    )
-    return export_candidate(Trained(name, network, architecture, genotype), data, target, out)
-
-
-def _load_weights(path: Path, architecture: Architecture) -> Network | None:
-    """The trained network; None where there is none, or half a file of one."""
-    network = Network(architecture)
-    try:
-        network.load_state_dict(torch.load(path, weights_only=True))
-    except _DAMAGED:
-        return None
-    return network

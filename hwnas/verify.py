@@ -27,7 +27,7 @@ from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import Device
 from profilers.measurement import NetworkMeasurement
 from profilers.onnx_models import OnnxModel, load_model
-from profilers.onnx_runtime import OnnxRuntimeProfiler
+from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
@@ -135,7 +135,7 @@ def verify(
     The latencies are measured in turns, so that all meet the same machine. All measurements go to
     the store: the next fit of a predictor learns from what this one missed.
     """
-    profiler = OnnxRuntimeProfiler(target)
+    profiler = Profiler(target)
     exported: list[Trained] = []
     parities: list[float] = []
     models: list[OnnxModel] = []

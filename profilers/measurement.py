@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from profilers.kernels import Kernel
-from profilers.onnx_models import OnnxModel
 from profilers.targets import Target
 from profilers.timing import LatencySamples
 
@@ -56,9 +54,14 @@ class NetworkMeasurement:
         target: Where it ran.
         samples: End-to-end runs, in a session that is not being profiled.
         kernels: In the order in which they ran, from a session that is.
-        peak_memory_bytes: Most bytes of tensors in use at once in the runtime's arena during a
-            run, memory-pattern planning off; the model's weights and its inputs are not in it.
-            None: not measured.
+        peak_memory_bytes: Most bytes of tensors in use at once during a run, as the runtime counts
+            them (ONNX Runtime: in its arena, memory-pattern planning off); the model's weights and
+            its inputs are not in it. None: the runtime does not say.
+        computed_peak_memory_bytes: The same from the lifetimes of the tensors, see
+            `profilers/memory.py`. None: not all shapes are known.
+        energy_mj: Of one run, from the device's counter. None: it has none that can be read.
+        reference_ms: Of the fixed reference network in good moments of this measurement: by it,
+            later ones tell whether the machine is as fast as it was. None: not measured.
         tags: What else is known of the network (space, genotype, family).
     """
 
@@ -68,6 +71,9 @@ class NetworkMeasurement:
     samples: LatencySamples
     kernels: tuple[KernelLatency, ...]
     peak_memory_bytes: int | None
+    computed_peak_memory_bytes: int | None = None
+    energy_mj: float | None = None
+    reference_ms: float | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -79,23 +85,3 @@ class NetworkMeasurement:
     def kernel_sum_ms(self) -> float:
         """Sum of the latencies of all kernels; overheads of the runtime are not in it."""
         return sum(kernel.latency_ms for kernel in self.kernels)
-
-
-class Profiler(Protocol):
-    """Runs models on one target. `OnnxRuntimeProfiler` is an example."""
-
-    target: Target
-
-    def kernels(self, model: OnnxModel) -> tuple[KernelNode, ...]:
-        """The kernels that the runtime makes of `model`, without timing it.
-
-        Raises `ModelError` if the runtime cannot run it.
-        """
-
-    def profile(
-        self, model: OnnxModel, *, seconds: float, tags: Mapping[str, str]
-    ) -> NetworkMeasurement:
-        """Measure `model` within about `seconds`.
-
-        Raises `ModelError` if the runtime cannot run it.
-        """

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from profilers.devices import Device
-from profilers.measurement import NetworkMeasurement, Profiler
+from profilers.measurement import NetworkMeasurement
 from profilers.onnx_models import OnnxModel, make_model
+from profilers.profiler import Profiler
 from profilers.reference import conv_stack
 from profilers.store import MeasurementStore
 

@@ -1,14 +1,18 @@
 """The measurement database: one SQLite file, written as things are measured, never rewritten.
 
-Schema, version 1 (`PRAGMA user_version`):
+Schema, version 2 (`PRAGMA user_version`):
 
-- `target(key, target, device)`: both as JSON; `key` is `Target.key`.
-- `network(id, target, name, digest, tags, latency_ms, peak_memory_bytes, wall_ms, cpu_ms, switches,
-  faults, chunk, slowdown, created_at)`: one row a measurement; `latency_ms` repeats what the
-  samples say, for readers of the file; the raw samples are
-  little-endian arrays of 8-byte numbers.
+- `target(key, target)`: as JSON; `key` is `Target.key`.
+- `device(id, record)`: each distinct state of a device once, as JSON: what `hwnas device` shows.
+- `network(id, target, device, name, digest, tags, latency_ms, peak_memory_bytes,
+  computed_peak_memory_bytes, energy_mj, reference_ms, wall_ms, cpu_ms, switches, faults, chunk,
+  slowdown, created_at)`: one row a measurement; `latency_ms` repeats what the samples say, for
+  readers of the file; the raw samples are little-endian arrays of 8-byte numbers.
 - `kernel(id, key)`: each distinct kernel once, as `Kernel.key`.
 - `network_kernel(network, position, name, kernel, latency_ms, n_samples)`: the kernels of a run.
+- `isolated_kernel(target, kernel, latency_ms, n_samples, created_at)`: kernels measured outside of
+  any network; the newest row of a kernel holds.
+- `failure(target, digest, name, reason, created_at)`: models that could not be measured.
 - `graph(runtime, key, nodes)`: what a runtime makes of a piece of a network, without times, so
   that nothing is exported and optimized twice. `runtime` names the version and the device: the
   instruction set decides layouts.
@@ -34,12 +38,15 @@ from profilers.measurement import KernelLatency, NetworkMeasurement
 from profilers.targets import Target
 from profilers.timing import LatencySamples
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
-CREATE TABLE target (key TEXT PRIMARY KEY, target TEXT NOT NULL, device TEXT NOT NULL);
+CREATE TABLE target (key TEXT PRIMARY KEY, target TEXT NOT NULL);
+CREATE TABLE device (id INTEGER PRIMARY KEY, record TEXT NOT NULL UNIQUE);
 CREATE TABLE network (
-    id INTEGER PRIMARY KEY, target TEXT NOT NULL REFERENCES target, name TEXT NOT NULL,
-    digest TEXT NOT NULL, tags TEXT NOT NULL, latency_ms REAL NOT NULL, peak_memory_bytes INTEGER,
+    id INTEGER PRIMARY KEY, target TEXT NOT NULL REFERENCES target,
+    device INTEGER NOT NULL REFERENCES device, name TEXT NOT NULL, digest TEXT NOT NULL,
+    tags TEXT NOT NULL, latency_ms REAL NOT NULL, peak_memory_bytes INTEGER,
+    computed_peak_memory_bytes INTEGER, energy_mj REAL, reference_ms REAL,
     wall_ms BLOB NOT NULL, cpu_ms BLOB NOT NULL, switches BLOB NOT NULL, faults BLOB NOT NULL,
     chunk BLOB NOT NULL, slowdown BLOB NOT NULL, created_at REAL NOT NULL
 );
@@ -50,11 +57,20 @@ CREATE TABLE network_kernel (
     kernel INTEGER NOT NULL REFERENCES kernel, latency_ms REAL NOT NULL, n_samples INTEGER NOT NULL,
     PRIMARY KEY (network, position)
 ) WITHOUT ROWID;
+CREATE TABLE isolated_kernel (
+    target TEXT NOT NULL REFERENCES target, kernel INTEGER NOT NULL REFERENCES kernel,
+    latency_ms REAL NOT NULL, n_samples INTEGER NOT NULL, created_at REAL NOT NULL
+);
+CREATE TABLE failure (
+    target TEXT NOT NULL, digest TEXT NOT NULL, name TEXT NOT NULL, reason TEXT NOT NULL,
+    created_at REAL NOT NULL
+);
 CREATE TABLE graph (
     runtime TEXT NOT NULL, key TEXT NOT NULL, nodes TEXT NOT NULL, PRIMARY KEY (runtime, key)
 ) WITHOUT ROWID;
 """
 BUSY_TIMEOUT_S = 30.0
+N_REFERENCES = 1000
 # What damaged text and arrays raise when they are decoded; SQLite checks only its own structure.
 _DAMAGE = (ValueError, KeyError, TypeError)
 
@@ -150,38 +166,37 @@ class MeasurementStore:
         """Write one measurement, whole or not at all."""
         samples = measurement.samples
         with self._errors("write"), self._transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO target VALUES (?, ?, ?)",
-                (
-                    measurement.target.key,
-                    json.dumps(measurement.target.to_dict()),
-                    json.dumps(device.to_dict()),
-                ),
-            )
+            record = json.dumps(device.to_dict(), sort_keys=True)
+            _add_target(connection, measurement.target)
+            connection.execute("INSERT OR IGNORE INTO device (record) VALUES (?)", (record,))
+            (device_id,) = connection.execute(
+                "SELECT id FROM device WHERE record = ?", (record,)
+            ).fetchone()
+            row = {
+                "target": measurement.target.key,
+                "device": device_id,
+                "name": measurement.name,
+                "digest": measurement.digest,
+                "tags": json.dumps(dict(measurement.tags)),
+                "latency_ms": measurement.latency_ms,
+                "peak_memory_bytes": measurement.peak_memory_bytes,
+                "computed_peak_memory_bytes": measurement.computed_peak_memory_bytes,
+                "energy_mj": measurement.energy_mj,
+                "reference_ms": measurement.reference_ms,
+                "wall_ms": samples.wall_ms.astype("<f8").tobytes(),
+                "cpu_ms": samples.cpu_ms.astype("<f8").tobytes(),
+                "switches": samples.switches.astype("<i8").tobytes(),
+                "faults": samples.faults.astype("<i8").tobytes(),
+                "chunk": samples.chunk.astype("<i8").tobytes(),
+                "slowdown": samples.slowdown.astype("<f8").tobytes(),
+                "created_at": time.time(),
+            }
             network = connection.execute(
-                "INSERT INTO network (target, name, digest, tags, latency_ms, peak_memory_bytes, "
-                "wall_ms, cpu_ms, switches, faults, chunk, slowdown, created_at) "
-                "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    measurement.target.key,
-                    measurement.name,
-                    measurement.digest,
-                    json.dumps(dict(measurement.tags)),
-                    measurement.latency_ms,
-                    measurement.peak_memory_bytes,
-                    samples.wall_ms.astype("<f8").tobytes(),
-                    samples.cpu_ms.astype("<f8").tobytes(),
-                    samples.switches.astype("<i8").tobytes(),
-                    samples.faults.astype("<i8").tobytes(),
-                    samples.chunk.astype("<i8").tobytes(),
-                    samples.slowdown.astype("<f8").tobytes(),
-                    time.time(),
-                ),
+                f"INSERT INTO network ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
+                tuple(row.values()),
             ).lastrowid
             keys = [kernel.kernel.key for kernel in measurement.kernels]
-            connection.executemany(
-                "INSERT OR IGNORE INTO kernel (key) VALUES (?)", [(key,) for key in set(keys)]
-            )
+            _add_kernels(connection, keys)
             connection.executemany(
                 "INSERT INTO network_kernel SELECT ?, ?, ?, id, ?, ? FROM kernel WHERE key = ?",
                 [
@@ -189,6 +204,60 @@ class MeasurementStore:
                     for i, (kernel, key) in enumerate(zip(measurement.kernels, keys, strict=True))
                 ],
             )
+
+    def add_isolated(self, target: Target, kernels: Sequence[KernelLatency]) -> None:
+        """Write kernels that were measured outside of any network."""
+        with self._errors("write"), self._transaction() as connection:
+            _add_target(connection, target)
+            _add_kernels(connection, [kernel.kernel.key for kernel in kernels])
+            connection.executemany(
+                "INSERT INTO isolated_kernel SELECT ?, id, ?, ?, ? FROM kernel WHERE key = ?",
+                [
+                    (target.key, k.latency_ms, k.n_samples, time.time(), k.kernel.key)
+                    for k in kernels
+                ],
+            )
+
+    def isolated(self, target: Target) -> dict[Kernel, KernelLatency]:
+        """The newest isolated measurement of every kernel of a target."""
+        with self._errors("read", *_DAMAGE):
+            rows = self._connection.execute(
+                "SELECT key, latency_ms, n_samples FROM isolated_kernel JOIN kernel "
+                "ON kernel.id = isolated_kernel.kernel WHERE target = ? "
+                "ORDER BY isolated_kernel.rowid",
+                (target.key,),
+            )
+            found = {}
+            for key, latency_ms, n_samples in rows:
+                kernel = Kernel.from_key(key)
+                found[kernel] = KernelLatency(kernel.kind, kernel, latency_ms, n_samples)
+            return found
+
+    def add_failure(self, target: Target, digest: str, name: str, reason: str) -> None:
+        """Remember that a model could not be measured, so that it is not tried for ever."""
+        with self._errors("write"), self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO failure VALUES (?, ?, ?, ?, ?)",
+                (target.key, digest, name, reason, time.time()),
+            )
+
+    def failures(self, target: Target) -> dict[str, str]:
+        """Reason by digest of the models that could not be measured on a target."""
+        with self._errors("read", *_DAMAGE):
+            return dict(
+                self._connection.execute(
+                    "SELECT digest, reason FROM failure WHERE target = ? ORDER BY rowid",
+                    (target.key,),
+                )
+            )
+
+    def devices(self) -> list[dict[str, Any]]:
+        """The states of devices in which something was measured, as `Device.to_dict` wrote them."""
+        with self._errors("read", *_DAMAGE):
+            return [
+                json.loads(record)
+                for (record,) in self._connection.execute("SELECT record FROM device ORDER BY id")
+            ]
 
     def networks(self, target: Target | None = None) -> list[NetworkMeasurement]:
         """All measurements, in the order in which they were made; of one target, or of all."""
@@ -210,8 +279,9 @@ class MeasurementStore:
                     KernelLatency(name, kernels[kernel], latency_ms, n_samples)
                 )
             rows = self._connection.execute(
-                "SELECT id, target, name, digest, tags, peak_memory_bytes, wall_ms, cpu_ms, "
-                "switches, faults, chunk, slowdown FROM network "
+                "SELECT id, target, name, digest, tags, peak_memory_bytes, "
+                "computed_peak_memory_bytes, energy_mj, reference_ms, wall_ms, cpu_ms, switches, "
+                "faults, chunk, slowdown FROM network "
                 "WHERE ?1 IS NULL OR target = ?1 ORDER BY id",
                 (target.key if target else None,),
             ).fetchall()
@@ -230,10 +300,26 @@ class MeasurementStore:
                     ),
                     kernels=tuple(runs.get(i, ())),
                     peak_memory_bytes=peak,
+                    computed_peak_memory_bytes=computed,
+                    energy_mj=energy_mj,
+                    reference_ms=reference_ms,
                     tags=json.loads(tags),
                 )
-                for i, key, name, digest, tags, peak, wall, cpu, lost, faults, chunk, slow in rows
-            ]
+                for (
+                    i, key, name, digest, tags, peak, computed, energy_mj, reference_ms,
+                    wall, cpu, lost, faults, chunk, slow,
+                ) in rows
+            ]  # fmt: skip
+
+    def references_ms(self, target: Target) -> list[float]:
+        """What the reference network took beside earlier measurements, the newest last."""
+        with self._errors("read"):
+            rows = self._connection.execute(
+                "SELECT reference_ms FROM network WHERE target = ? AND reference_ms NOT NULL "
+                "ORDER BY id DESC LIMIT ?",
+                (target.key, N_REFERENCES),
+            ).fetchall()
+        return [float(ms) for (ms,) in reversed(rows)]
 
     def graphs(self, runtime: str, keys: Sequence[str]) -> dict[str, list[Any]]:
         """The stored pieces among `keys`, as `add_graphs` was given them."""
@@ -259,3 +345,15 @@ class MeasurementStore:
                     for key, nodes in graphs.items()
                 ],
             )
+
+
+def _add_target(connection: sqlite3.Connection, target: Target) -> None:
+    connection.execute(
+        "INSERT OR IGNORE INTO target VALUES (?, ?)", (target.key, json.dumps(target.to_dict()))
+    )
+
+
+def _add_kernels(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+    connection.executemany(
+        "INSERT OR IGNORE INTO kernel (key) VALUES (?)", [(key,) for key in set(keys)]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -9,10 +10,9 @@ from typing import Any
 
 from profilers.devices import Device, this_device
 from profilers.errors import TargetError, unknown_name
+from profilers.runtimes.catalog import RUNTIMES, RuntimeSpec
 
-# name -> distribution whose version is part of the target
-RUNTIMES = {"onnxruntime-cpu": "onnxruntime"}
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_RUNTIME = "onnxruntime-cpu"
 
 
@@ -23,7 +23,7 @@ class Target:
     Attributes:
         runtime: One of `RUNTIMES`.
         version: The runtime's version.
-        precision: Type of the activations; `fp32`.
+        precision: Of weights and activations, one of `PRECISIONS`.
         threads: Threads within one kernel.
         batch: Examples in one run; latencies are per run.
         device: Fingerprint of the device.
@@ -79,29 +79,59 @@ def make_target(
     """
     if runtime not in RUNTIMES:
         raise TargetError(unknown_name("target", runtime, RUNTIMES))
+    spec = RUNTIMES[runtime]
     if precision not in PRECISIONS:
         raise TargetError(unknown_name("precision", precision, PRECISIONS))
+    if precision not in spec.precisions:
+        raise TargetError(
+            f"target {runtime!r} has no precision {precision!r}, only {', '.join(spec.precisions)}"
+        )
     if threads < 1 or batch < 1:
         raise TargetError(f"threads and batch must be at least 1, got {threads=}, {batch=}")
-    try:
-        version = metadata.version(RUNTIMES[runtime])
-    except metadata.PackageNotFoundError:
-        raise TargetError(
-            f"target {runtime!r} needs the package {RUNTIMES[runtime]!r}, which is not installed: "
-            f"pip install {RUNTIMES[runtime]}"
-        ) from None
+    version = _version(runtime, spec)
     device = _device()
     if threads > device.cores:
         raise TargetError(
             f"{threads=} asked for, but this machine has {device.cores} cores; more "
             f"threads than cores measure the scheduler"
         )
-    return Target(
-        runtime,
-        version,
-        precision,
-        threads,
-        batch,
-        device.fingerprint,
-        f"{device.cpu} ({device.cores} cores)",
-    )
+    name = f"{device.cpu} ({device.cores} cores)"
+    if spec.accelerator == "cuda":
+        if not device.gpus:
+            raise TargetError(
+                f"target {runtime!r} needs an NVIDIA GPU, and NVML shows none here: check "
+                f"`nvidia-smi`, or use another target"
+            )
+        name = device.gpus[0].name
+    return Target(runtime, version, precision, threads, batch, device.fingerprint, name)
+
+
+def available_targets() -> tuple[str, ...]:
+    """Names of the runtimes that can be measured on this machine now."""
+    found = []
+    for name in RUNTIMES:
+        with suppress(TargetError):
+            found.append(make_target(name).runtime)
+    return tuple(found)
+
+
+def _version(runtime: str, spec: RuntimeSpec) -> str:
+    for distribution in spec.distributions:
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(distribution)
+            break
+    else:
+        raise TargetError(
+            f"target {runtime!r} needs the package {spec.distributions[0]!r}, which is not "
+            f"installed: pip install {spec.distributions[0]}"
+        )
+    if spec.provider is not None:
+        import onnxruntime
+
+        listed = onnxruntime.get_available_providers()
+        if spec.provider not in listed:
+            raise TargetError(
+                f"target {runtime!r} needs {spec.provider}, which this ONNX Runtime {version} does "
+                f"not have (it lists {', '.join(listed)}): pip install {spec.distributions[0]}"
+            )
+    return version

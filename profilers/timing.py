@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,9 @@ except ImportError:  # pragma: no cover
 
 FloatArray = NDArray[np.float64]
 
+_TASKS = Path("/proc/self/task")
+MIN_INTERVAL = 6  # fewer values have no 95 % interval: from the smallest to the largest is less
+MAX_RELATIVE_ERROR = 0.05  # beyond it an estimate is no measurement
 # A thread that had the core all the time still shows a little less CPU time than wall time.
 WALL_OVER_CPU_TOLERANCE = 0.05
 WALL_OVER_CPU_TOLERANCE_MS = 0.005
@@ -31,7 +37,19 @@ FAST_CHUNKS_PERCENTILE = 10
 # The same holds for minutes: only a fixed reference workload, timed beside the chunk, shows those.
 SLOW_REFERENCE = 1.3
 MIN_CLEAN_SAMPLES = 8
+USUAL_FAULTS_PERCENTILE = 10
+# A run that lost the core refills its caches: its CPU time is a little high, the lower part least.
+CPU_TIME_PERCENTILE = 25
 FASTEST_SHARE, MIN_FASTEST = 0.05, 3
+NS_WAITED = 20_000  # of any thread in the queue for a core; less is the scheduler's own work
+
+
+class Basis(Enum):
+    """What a latency rests on, from the best to the worst."""
+
+    UNDISTURBED = "undisturbed runs"
+    CPU_TIME = "the CPU time of disturbed runs"
+    FASTEST = "the fastest runs"
 
 
 @dataclass(frozen=True)
@@ -39,10 +57,11 @@ class LatencySamples:
     """Raw samples of one callable on one target, with what disturbed each.
 
     Attributes:
-        wall_ms: Wall time of each run, `(n,)`.
-        cpu_ms: CPU time of the calling thread in each run, `(n,)`.
-        switches: Involuntary context switches of the thread in each run, `(n,)`.
-        faults: Page faults of the thread in each run, `(n,)`.
+        wall_ms: Wall time of each run, or the device's own time if it has a clock, `(n,)`.
+        cpu_ms: CPU time of the calling thread in each run, `(n,)`; NaN where that says nothing
+            about the work, which several threads or an accelerator do.
+        switches: Involuntary context switches in each run, `(n,)`.
+        faults: Page faults in each run, `(n,)`.
         chunk: Samples with the same number were taken without a break between them, `(n,)`.
         slowdown: Time of a reference workload beside the chunk over that of good moments, `(n,)`.
     """
@@ -60,9 +79,18 @@ class LatencySamples:
 
     @cached_property
     def _is_disturbed(self) -> NDArray[np.bool_]:
-        """Whether the thread lost the core, waited, or took page faults, `(n,)`."""
+        """Whether the work lost a core, waited, or took page faults, `(n,)`."""
         allowed_ms = self.cpu_ms * (1 + WALL_OVER_CPU_TOLERANCE) + WALL_OVER_CPU_TOLERANCE_MS
-        return (self.switches > 0) | (self.faults > 0) | (self.wall_ms > allowed_ms)
+        return (self.switches > 0) | self._is_faulting | (self.wall_ms > allowed_ms)
+
+    @cached_property
+    def _is_faulting(self) -> NDArray[np.bool_]:
+        """Whether the run took more page faults than such runs do, `(n,)`.
+
+        A runtime that gives large buffers back after every run takes faults in every run: those are
+        part of its latency.
+        """
+        return np.asarray(self.faults > np.percentile(self.faults, USUAL_FAULTS_PERCENTILE))
 
     @cached_property
     def _is_slowed(self) -> NDArray[np.bool_]:
@@ -71,7 +99,15 @@ class LatencySamples:
         if by_reference.all():
             return by_reference
         chunks, chunk_of = np.unique(self.chunk, return_inverse=True)
-        medians = np.array([np.median(self.wall_ms[chunk_of == i]) for i in range(len(chunks))])
+        # By the runs that nothing else disturbed, where a chunk has any.
+        medians = np.array(
+            [
+                np.median(self.wall_ms[mask & ~self._is_disturbed])
+                if (mask & ~self._is_disturbed).any()
+                else np.median(self.wall_ms[mask])
+                for mask in (chunk_of == i for i in range(len(chunks)))
+            ]
+        )
         steady = np.unique(chunk_of[~by_reference])
         floor_ms = np.percentile(medians[steady], FAST_CHUNKS_PERCENTILE)
         return np.asarray(by_reference | (medians > SLOW_CHUNK * floor_ms)[chunk_of])
@@ -86,18 +122,47 @@ class LatencySamples:
         """Share of the samples that were disturbed, in [0, 1]."""
         return float(self.is_contended.mean())
 
+    @property
+    def chunk_slowdowns(self) -> FloatArray:
+        """The slowdown of every chunk, in the order in which they were taken, `(chunks,)`."""
+        return np.asarray(self.slowdown[np.unique(self.chunk, return_index=True)[1]])
+
+    @cached_property
+    def basis(self) -> Basis:
+        """What `latency_ms` rests on."""
+        if int((~self.is_contended).sum()) >= MIN_CLEAN_SAMPLES:
+            return Basis.UNDISTURBED
+        if len(self._steady_cpu_ms) >= MIN_CLEAN_SAMPLES:
+            return Basis.CPU_TIME
+        return Basis.FASTEST
+
+    @property
+    def _steady_cpu_ms(self) -> FloatArray:
+        """CPU times of runs that at worst lost the core, while the machine was at its speed."""
+        # Chunks cannot be compared by their wall times here: those are what is disturbed.
+        is_usable = ~self._is_faulting & (self.slowdown <= SLOW_REFERENCE)
+        return self.cpu_ms[is_usable & np.isfinite(self.cpu_ms)]
+
     @cached_property
     def _kept_ms(self) -> FloatArray:
-        clean = self.wall_ms[~self.is_contended]
-        if len(clean) >= MIN_CLEAN_SAMPLES:
-            return clean
+        """The samples that `latency_ms` is the median of."""
+        if self.basis is Basis.UNDISTURBED:
+            return self.wall_ms[~self.is_contended]
+        if self.basis is Basis.CPU_TIME:
+            cpu_ms = np.sort(self._steady_cpu_ms)
+            return cpu_ms[: max(MIN_FASTEST, len(cpu_ms) * 2 * CPU_TIME_PERCENTILE // 100)]
         # Disturbances only ever add time, so the fastest samples are the least disturbed.
         n = max(MIN_FASTEST, round(len(self.wall_ms) * FASTEST_SHARE))
         return np.sort(self.wall_ms)[:n]
 
-    @property
+    @cached_property
     def latency_ms(self) -> float:
-        """Median of the uncontended samples; of the fastest 5 % (at least 3) if few are clean."""
+        """Median of the undisturbed samples.
+
+        Where fewer than eight are: the lower quartile of the CPU times of all runs, which leaves
+        out the time in which others had the core. Where that cannot be had either: the median of
+        the fastest 5 %, at least 3, of the samples.
+        """
         return float(np.median(self._kept_ms))
 
     @property
@@ -109,33 +174,58 @@ class LatencySamples:
         """Percentile of *all* samples, what a user of the machine would see; `q` in [0, 100]."""
         return float(np.percentile(self.wall_ms, q))
 
+    @cached_property
+    def interval_ms(self) -> tuple[float, float]:
+        """95 % interval of `latency_ms` from order statistics, infinite if samples are too few.
+
+        Samples of one chunk are not independent: it is taken over the chunks' medians where at
+        least six chunks hold undisturbed samples.
+        """
+        values = self._kept_ms
+        if self.basis is Basis.UNDISTURBED:
+            clean = ~self.is_contended
+            chunks = np.unique(self.chunk[clean])
+            if len(chunks) >= MIN_INTERVAL:
+                values = np.array(
+                    [np.median(self.wall_ms[clean & (self.chunk == i)]) for i in chunks]
+                )
+        n = len(values)
+        if n < MIN_INTERVAL:
+            return 0.0, float("inf")
+        values = np.sort(values)
+        half = 0.98 * np.sqrt(n)  # 1.96 · sqrt(n) / 2 ranks to each side of the median
+        low, high = int(max(0, np.floor(n / 2 - half))), int(min(n - 1, np.ceil(n / 2 + half)))
+        return float(values[low]), float(values[high])
+
     @property
     def relative_error(self) -> float:
-        """Half-width of a 95 % interval of the median over the median, from order statistics."""
-        kept = np.sort(self._kept_ms)
-        n = len(kept)
-        if n < 6:  # the interval from the smallest to the largest covers less than 95 %
-            return float("inf")
-        half = 0.98 * np.sqrt(n)  # 1.96 · sqrt(n) / 2 ranks to each side
-        low, high = int(max(0, np.floor(n / 2 - half))), int(min(n - 1, np.ceil(n / 2 + half)))
-        return float((kept[high] - kept[low]) / 2 / np.median(kept))
+        """Half the width of `interval_ms` over `latency_ms`."""
+        low_ms, high_ms = self.interval_ms
+        return float((high_ms - low_ms) / 2 / self.latency_ms)
+
+    @property
+    def disturbances(self) -> dict[str, int]:
+        """In how many samples each disturbance was seen; those that were not are left out."""
+        waited = self._is_disturbed & (self.switches == 0) & ~self._is_faulting
+        counts = {
+            "lost the core": int((self.switches > 0).sum()),
+            "page faults": int(self._is_faulting.sum()),
+            "waited": int(waited.sum()),
+            "machine slowed": int((self._is_slowed & ~self._is_disturbed).sum()),
+        }
+        return {cause: count for cause, count in counts.items() if count}
 
     @property
     def warning(self) -> str | None:
-        """What to tell the user about these samples, None if they are fine."""
-        n_clean = int((~self.is_contended).sum())
-        if n_clean >= MIN_CLEAN_SAMPLES:
+        """Why `latency_ms` is not to be trusted, and what disturbed it; None if it is."""
+        if self.basis is not Basis.FASTEST and self.relative_error <= MAX_RELATIVE_ERROR:
             return None
-        causes = {
-            "lost the core": int((self.switches > 0).sum()),
-            "page faults": int((self.faults > 0).sum()),
-            "waited": int((self._is_disturbed & (self.switches == 0) & (self.faults == 0)).sum()),
-            "machine slowed": int((self._is_slowed & ~self._is_disturbed).sum()),
-        }
-        seen = ", ".join(f"{cause} in {count}" for cause, count in causes.items() if count)
+        causes = ", ".join(f"{cause} in {count}" for cause, count in self.disturbances.items())
+        n_clean = int((~self.is_contended).sum())
         return (
             f"only {n_clean} of {len(self.wall_ms)} samples were undisturbed"
-            f"{f' ({seen})' if seen else ''}; latency_ms is the median of the fastest 5 %"
+            f"{f' ({causes})' if causes else ''}; latency_ms rests on {self.basis.value} and may "
+            f"be high: measure again when the machine is quieter, or for longer"
         )
 
     def extended(self, other: LatencySamples) -> LatencySamples:
@@ -152,43 +242,60 @@ class LatencySamples:
 
 def thread_disturbances() -> tuple[int, int]:
     """Involuntary context switches and page faults of the calling thread so far."""
-    if resource is None or not hasattr(resource, "RUSAGE_THREAD"):
+    return _usage("RUSAGE_THREAD")
+
+
+def process_disturbances() -> tuple[int, int]:
+    """The same of all threads of this process; waiting in the queue for a core counts as well."""
+    switches, faults = _usage("RUSAGE_SELF")
+    return switches + _queued_ns() // NS_WAITED, faults
+
+
+def _usage(of: str) -> tuple[int, int]:
+    if resource is None or not hasattr(resource, of):
         return 0, 0
-    usage = resource.getrusage(resource.RUSAGE_THREAD)
+    usage = resource.getrusage(getattr(resource, of))
     return usage.ru_nivcsw, usage.ru_minflt + usage.ru_majflt
 
 
+def _queued_ns() -> int:
+    """Time that the threads of this process were ready to run and had no core (Linux; else 0)."""
+    total = 0
+    for path in _TASKS.glob("*/schedstat"):
+        with suppress(OSError, IndexError, ValueError):  # a thread that just ended
+            total += int(path.read_text().split()[1])
+    return total
+
+
 def sample_latency(
-    run: Callable[[], object],
+    run: Callable[[], float | None],
     *,
     n_samples: int,
     slowdown: float = 1.0,
-    synchronize: Callable[[], object] = lambda: None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_clock_ns: Callable[[], int] = time.thread_time_ns,
     disturbances: Callable[[], tuple[int, int]] = thread_disturbances,
 ) -> LatencySamples:
     """Time `run` `n_samples` times in one chunk, one sample a call; warming up is the caller's.
 
-    `slowdown` is what a reference workload showed just before, see `LatencySamples`.
-    `synchronize` waits for a device to which `run` only queued work; it is inside the sample.
-    The clocks are arguments so that tests need no real ones.
+    `run` returns when the work is done: milliseconds by the device's own clock, or None where the
+    wall clock around the call holds. `slowdown` is what a reference workload showed just before,
+    see `LatencySamples`. The clocks are arguments so that tests need no real ones.
     """
-    wall_ns, cpu_ns, switches, faults = [], [], [], []
-    synchronize()
+    wall_ms, cpu_ns, switches, faults = [], [], [], []
     for _ in range(n_samples):
         switches_before, faults_before = disturbances()
         cpu_start = cpu_clock_ns()
         start = clock_ns()
-        run()
-        synchronize()
-        wall_ns.append(clock_ns() - start)
+        device_ms = run()
+        elapsed_ms = (clock_ns() - start) / 1e6
+        wall_ms.append(elapsed_ms if device_ms is None else device_ms)
         cpu_ns.append(cpu_clock_ns() - cpu_start)
         switches_after, faults_after = disturbances()
         switches.append(switches_after - switches_before)
         faults.append(faults_after - faults_before)
     return LatencySamples(
-        np.array(wall_ns) / 1e6,
+        np.array(wall_ms),
         np.array(cpu_ns) / 1e6,
         np.array(switches),
         np.array(faults),

@@ -13,7 +13,7 @@ from predictors.network_latency import NetworkLatencyPredictor
 from profilers.kernels import macs
 from profilers.measurement import KernelLatency, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
-from profilers.onnx_runtime import OnnxRuntimeProfiler
+from profilers.profiler import Profiler
 from profilers.targets import Target, make_target
 from profilers.timing import LatencySamples
 
@@ -67,7 +67,7 @@ def make_tiny_space() -> Callable[[tuple[int, ...], int], SearchSpace]:
 
 def made_up_measurement(model: OnnxModel, target: Target) -> NetworkMeasurement:
     """The model's true kernels, with latencies from a formula: 1 µs a kernel and 0.1 ns a MAC."""
-    nodes = OnnxRuntimeProfiler(target).kernels(model)
+    nodes = Profiler(target).kernels(model)
     runs = tuple(
         KernelLatency(n.name, n.kernel, 1e-3 + 1e-7 * macs(n.kernel) + 1e-8 * n.kernel.n_bytes, 9)
         for n in nodes

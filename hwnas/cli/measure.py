@@ -45,14 +45,14 @@ def device(
     Example: [bold]hwnas device --json[/bold]
     """
     from profilers.devices import noise_floor, this_device
-    from profilers.targets import RUNTIMES, make_target
+    from profilers.targets import available_targets
 
     found = this_device()
     noise = noise_floor(seconds=seconds)
     record: dict[str, Any] = found.to_dict() | {
         "noise_floor": {"relative_spread": noise.relative_spread,
                         "contended_share": noise.contended_share},
-        "targets": [name for name in RUNTIMES if make_target(name)],
+        "targets": available_targets(),
     }  # fmt: skip
     if as_json:
         print_json(record)
@@ -134,12 +134,12 @@ def _profile_model(
     loaded: OnnxModel, target: Target, seconds: float, measurements: Path, as_json: bool
 ) -> None:
     from profilers.devices import this_device
-    from profilers.onnx_runtime import OnnxRuntimeProfiler
     from profilers.overhead import calibrate, fit_overhead
+    from profilers.profiler import Profiler
     from profilers.store import MeasurementStore
 
     progress = ConsoleProgress()
-    profiler = OnnxRuntimeProfiler(target)
+    profiler = Profiler(target)
     with MeasurementStore(measurements) as store:
         with progress.task("calibrating the target (once)", None) as task:
             calibrated = calibrate(profiler, store, this_device(), on_progress=task.update)

@@ -127,7 +127,7 @@ def predict(
     """
     from predictors.files import load_predictor
     from profilers.onnx_models import check_batch, load_model
-    from profilers.onnx_runtime import OnnxRuntimeProfiler
+    from profilers.profiler import Profiler
     from profilers.targets import make_target
 
     fitted = load_predictor(predictor)
@@ -140,7 +140,7 @@ def predict(
     )
     fitted.check_target(here)  # the kernels are asked of this machine's runtime
     check_batch(loaded, there.batch)
-    kernels = [node.kernel for node in OnnxRuntimeProfiler(here).kernels(loaded)]
+    kernels = [node.kernel for node in Profiler(here).kernels(loaded)]
     answer = fitted.predict([kernels])
     ms, known = fitted.kernels_.predict(kernels)
     unknown: dict[str, float] = {}

@@ -172,7 +172,7 @@ def export(
 
     Example: [bold]hwnas export runs/demo t017 --batch 8 --out t017-b8.onnx[/bold]
     """
-    from hwnas.run import export_again
+    from hwnas.finalists import export_again
 
     error = export_again(run, name, out, batch=batch, data_path=data_path)
     if as_json:

@@ -15,7 +15,7 @@ from hwnas.profiling import untrained_model
 from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.spaces.mobilenet import mobile_space
 from predictors.errors import WrongTargetError
-from profilers.onnx_runtime import OnnxRuntimeProfiler
+from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
@@ -143,7 +143,7 @@ SPACES = {
 
 @pytest.fixture(scope="module")
 def profiler():
-    return OnnxRuntimeProfiler(make_target())
+    return Profiler(make_target())
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_pieces_have_the_kernels_of_the_whole_network(name, profiler, store, pre
 
 def test_the_kernels_of_a_batch_are_those_of_that_batch(store):
     space = SPACES["residual"]
-    profiler = OnnxRuntimeProfiler(make_target(batch=3))
+    profiler = Profiler(make_target(batch=3))
     (genotype,) = map(tuple, sample(space, 1, seed=4))
     kernels = CostTable(space, profiler, store).kernels(genotype)
     model = untrained_model(space.architecture(genotype), batch=3)
@@ -247,8 +247,8 @@ def test_stored_pieces_are_not_exported_again(profiler, tmp_path, predictor, mon
 def test_stored_pieces_of_another_batch_are_not_used(store):
     space = SPACES["plain"]
     row = sample(space, 1)[0]
-    ones = CostTable(space, OnnxRuntimeProfiler(make_target()), store).kernels(tuple(row))
-    twos = CostTable(space, OnnxRuntimeProfiler(make_target(batch=2)), store).kernels(tuple(row))
+    ones = CostTable(space, Profiler(make_target()), store).kernels(tuple(row))
+    twos = CostTable(space, Profiler(make_target(batch=2)), store).kernels(tuple(row))
     assert (ones[-1].outputs[0].shape, twos[-1].outputs[0].shape) == ((1, 10), (2, 10))
 
 
@@ -285,7 +285,7 @@ def test_the_random_state_is_left_alone(profiler, store):
 
 
 def test_a_predictor_of_another_target_is_refused(store, predictor):
-    table = CostTable(SPACES["plain"], OnnxRuntimeProfiler(make_target(batch=2)), store)
+    table = CostTable(SPACES["plain"], Profiler(make_target(batch=2)), store)
     with pytest.raises(WrongTargetError, match="batch 1.*batch 2"):
         table.use(predictor)
 

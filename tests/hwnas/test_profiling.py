@@ -12,7 +12,7 @@ from hwnas.profiling import (
     sample_networks,
     untrained_model,
 )
-from profilers.onnx_runtime import OnnxRuntimeProfiler
+from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
@@ -32,7 +32,7 @@ def test_an_untrained_model_is_the_same_every_time(space):
 
 @pytest.fixture(scope="module")
 def table(space):
-    return CostTable(space, OnnxRuntimeProfiler(make_target()), MeasurementStore(":memory:"))
+    return CostTable(space, Profiler(make_target()), MeasurementStore(":memory:"))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,6 @@ def test_what_is_stored_is_not_measured_again(space, tmp_path, monkeypatch):
         assert len({m.digest for m in first}) == len(first) == 3
         assert all(m.latency_ms > 0 and m.kernels and m.target == target for m in first)
         assert {m.tags["family"] for m in first} == {"tiny"}
-        monkeypatch.setattr(OnnxRuntimeProfiler, "profile", lambda *a, **k: pytest.fail("again"))
+        monkeypatch.setattr(Profiler, "profile", lambda *a, **k: pytest.fail("again"))
         again = profile_space(space, target, store, n_networks=3)
     assert [m.digest for m in again] == [m.digest for m in first]

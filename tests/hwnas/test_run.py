@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hwnas import profiling, run, verify
+from hwnas import finalists, profiling, verify
 from hwnas.config import SearchConfig, read_config
 from hwnas.data import load_data
 from hwnas.errors import (
@@ -16,7 +16,8 @@ from hwnas.errors import (
     RunFolderError,
 )
 from hwnas.evaluation import evaluate_onnx
-from hwnas.run import choose_finalists, export_again, run_search
+from hwnas.finalists import choose_finalists, export_again
+from hwnas.run import run_search
 from hwnas.spaces import catalog
 from hwnas.strategies import Trial
 from hwnas.training import TrainingDivergedError, train
@@ -69,7 +70,7 @@ class Trainings:
     def __init__(self, monkeypatch, *, stop_at=None, error=KeyboardInterrupt):
         self.seeds = []
         self.stop_at, self.error = stop_at, error
-        monkeypatch.setattr(run, "train", self)
+        monkeypatch.setattr(finalists, "train", self)
 
     def __call__(self, network, data, recipe, *, resolution, seed):
         if len(self.seeds) == self.stop_at:
@@ -319,6 +320,6 @@ def test_a_second_search_on_the_folder_is_refused_until_the_first_is_done(start,
             refused.append(caught.value)
         return train(network, data, recipe, resolution=resolution, seed=seed)
 
-    monkeypatch.setattr(run, "train", train_and_try)
+    monkeypatch.setattr(finalists, "train", train_and_try)
     assert start().is_complete
     assert len(refused) == 1

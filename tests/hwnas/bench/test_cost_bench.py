@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hwnas import profiling
-from hwnas.bench import bench_cost
+from hwnas.bench.cost import bench_cost
 from hwnas.errors import ConfigError
 from hwnas.progress import Silent
 from hwnas.spaces import catalog

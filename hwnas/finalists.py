@@ -1,0 +1,186 @@
+"""The networks that are trained to the end: which they are, their training, their weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hwnas.baselines import plain_cnn
+from hwnas.config import SearchConfig, read_config
+from hwnas.data import DataSet, load_data
+from hwnas.errors import RunFolderError, unknown_name
+from hwnas.networks import Network
+from hwnas.pareto import crowding_distance, ranks
+from hwnas.progress import Progress
+from hwnas.spaces.base import Architecture, Genotype
+from hwnas.spaces.catalog import make_space
+from hwnas.strategies import Trial
+from hwnas.training import Recipe, TrainingDivergedError, TrainingResult, seeded, train
+from hwnas.verify import BASELINE, Trained, export_candidate
+from profilers.targets import make_target
+
+WEIGHTS = "weights"
+# All of these were seen when torch reads a file with bytes changed or missing.
+_DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network that is worth a long training.
+
+    Attributes:
+        name: Of its files, without their ending.
+        architecture: What is trained.
+        genotype: None: not of the space.
+        kind: `searched` or `baseline`.
+        seed: Of its weights and its training.
+    """
+
+    name: str
+    architecture: Architecture
+    genotype: Genotype | None
+    kind: str
+    seed: int
+
+
+def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
+    """The `n` trials that are worth a long training, fastest first.
+
+    Short training ranks only roughly, so the front alone would not do. Half are the best by Pareto
+    rank, and within a rank by crowding distance; the others are the most accurate of the rest in
+    each of as many ranges of latency, equal on a logarithmic scale.
+    """
+    complete = [trial for trial in trials if trial.objectives is not None]
+    if not complete:
+        return []
+    objectives = np.array([trial.objectives for trial in complete])
+    rank = ranks(objectives)
+    crowding = np.zeros(len(complete))
+    for value in np.unique(rank):
+        crowding[rank == value] = crowding_distance(objectives[rank == value])
+    order = [int(i) for i in np.lexsort((-crowding, rank))]
+    chosen = order[: (n + 1) // 2]
+    left = [i for i in order if i not in chosen]
+    log_ms = np.log(objectives[:, 1])
+    edges = np.linspace(log_ms.min(), log_ms.max(), n // 2 + 1)
+    bins = np.clip(np.searchsorted(edges, log_ms, side="right") - 1, 0, max(0, n // 2 - 1))
+    by_error = sorted(left, key=lambda i: (objectives[i, 0], objectives[i, 1]))
+    best_of_bin = {int(bins[i]): i for i in reversed(by_error)}
+    chosen += best_of_bin.values()
+    chosen += [i for i in by_error if i not in chosen][: n - len(chosen)]
+    return sorted((complete[i] for i in chosen[:n]), key=_predicted_ms)
+
+
+def _predicted_ms(trial: Trial) -> float:
+    """Predicted latency of a complete trial."""
+    assert trial.objectives is not None
+    return trial.objectives[1]
+
+
+def train_network(
+    architecture: Architecture, data: DataSet, recipe: Recipe, *, seed: int
+) -> tuple[Network, TrainingResult]:
+    """A network with weights drawn from, and trained with, a seed."""
+    with seeded(seed):
+        network = Network(architecture)
+    return network, train(network, data, recipe, resolution=architecture.input_shape[1], seed=seed)
+
+
+def train_finalists(
+    finalists: Sequence[Finalist], data: DataSet, recipe: Recipe, out: Path, progress: Progress
+) -> list[Trained]:
+    """Train each to the end, or load it where that was done before.
+
+    Weights are kept as they come, so that an interruption costs one training at most.
+    """
+    trained = []
+    with progress.task("training finalists", len(finalists)) as task:
+        for i, finalist in enumerate(finalists):
+            try:
+                network, note = _train_or_load(finalist, data, recipe, out)
+            except TrainingDivergedError as error:  # one network less, not the end of the run
+                progress.say(f"{finalist.name} is left out: {error}")
+                continue
+            trained.append(
+                Trained(
+                    finalist.name, network, finalist.architecture, finalist.genotype, finalist.kind
+                )
+            )
+            task.update(i + 1, note=f"{finalist.name} {note}")
+    return trained
+
+
+def _train_or_load(
+    finalist: Finalist, data: DataSet, recipe: Recipe, out: Path
+) -> tuple[Network, str]:
+    path = out / WEIGHTS / f"{finalist.name}.pt"
+    loaded = load_weights(path, finalist.architecture)
+    if loaded is not None:
+        return loaded, "trained before"
+    network, result = train_network(finalist.architecture, data, recipe, seed=finalist.seed)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        torch.save(network.state_dict(), part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+        raise RunFolderError(f"cannot write {path}: {error}") from None
+    return network, f"{100 * result.validation.accuracy:.1f} %"
+
+
+def load_weights(path: Path, architecture: Architecture) -> Network | None:
+    """The trained network; None where there is none, or half a file of one."""
+    network = Network(architecture)
+    try:
+        network.load_state_dict(torch.load(path, weights_only=True))
+    except _DAMAGED:
+        return None
+    return network
+
+
+def export_again(
+    folder: Path, name: str, out: Path, *, batch: int, data_path: Path | None = None
+) -> float:
+    """Export a network that a run trained to the end, for any batch size.
+
+    Returns:
+        The largest difference between the logits of ONNX Runtime and PyTorch on real images.
+
+    Raises:
+        RunFolderError: The folder is no run, or holds no such network.
+        ExportMismatchError: The export differs from PyTorch.
+    """
+    tables = read_config(folder / "config.toml")
+    config = SearchConfig.from_table(tables.get("search", {}))
+    path = data_path or (Path(config.data_path) if config.data_path else None)
+    data = load_data(config.data, path=path)
+    space = make_space(config.space, data.input_shape, data.n_classes)
+    try:
+        rows = pd.read_csv(folder / "candidates.csv").set_index("name")
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(
+            f"cannot read {folder / 'candidates.csv'}: {error}; the run has to "
+            f"come to its end first"
+        ) from None
+    if name not in rows.index:
+        raise RunFolderError(unknown_name("network", name, map(str, rows.index)))
+    if rows.loc[name, "kind"] == BASELINE:
+        architecture = plain_cnn(data.input_shape, data.n_classes)
+        genotype = None
+    else:
+        genotype = tuple(json.loads(str(rows.loc[name, "genotype"])))
+        architecture = space.architecture(genotype)
+    network = load_weights(folder / WEIGHTS / f"{name}.pt", architecture)
+    if network is None:
+        raise RunFolderError(f"{folder / WEIGHTS / name}.pt is missing or damaged")
+    target = make_target(
+        config.target, threads=config.threads, precision=config.precision, batch=batch
+    )
+    return export_candidate(Trained(name, network, architecture, genotype), data, target, out)

@@ -1,0 +1,209 @@
+"""Measure a model on a target: end to end and by kernel, in turns, until the figures are tight.
+
+What is the same for all runtimes is here; what differs is behind `profilers/runtimes/base.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+
+import numpy as np
+
+from profilers.kernel_times import kernel_latencies_ms
+from profilers.measurement import KernelLatency, KernelNode, NetworkMeasurement
+from profilers.onnx_models import OnnxModel
+from profilers.reference import reference_model
+from profilers.runtimes.base import Feed, Runtime, Session
+from profilers.runtimes.catalog import make_runtime
+from profilers.targets import Target
+from profilers.timing import SLOW_REFERENCE, LatencySamples, sample_latency
+
+N_WARMUP = 3
+TOLERANCE = 0.005  # half-width of the 95 % interval over the latency, at which sampling ends
+ROUND_MS = 20.0  # of end-to-end samples in one chunk: short against what comes and goes
+PROFILED_ROUND_MS = 12.0
+MIN_ROUNDS = 6  # for networks of which the time allows few runs
+ENOUGH_ROUNDS = 16  # for a tight interval to be believed
+MIN_PROFILED_RUNS = 100  # whole microseconds average out; fewer for networks beyond a millisecond
+PATIENCE = 4  # times the seconds asked for, while the machine is slow
+REFERENCE_SAMPLES = 8  # the first few find the caches cold
+REFERENCE_HISTORY = 1000
+MAX_PROFILE_EVENTS = 60_000  # about 40 MB of JSON to parse
+
+
+class Profiler:
+    """Measures models on one target.
+
+    Args:
+        target: Where, and how.
+        runtime: What runs the models; None: the target's own.
+        references_ms: What the reference network took earlier (`MeasurementStore.references_ms`): a
+            machine that is slow from the first second on is noticed by it alone.
+        seed: Of the random inputs.
+
+    Example:
+        >>> from profilers.targets import make_target
+        >>> Profiler(make_target("onnxruntime-cpu", threads=1)).target.threads
+        1
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        runtime: Runtime | None = None,
+        references_ms: Sequence[float] = (),
+        seed: int = 0,
+    ) -> None:
+        self.target = target
+        self._runtime = runtime or make_runtime(target)
+        self._seed = seed
+        self._reference: Session | None = None
+        self._references_ms: deque[float] = deque(maxlen=REFERENCE_HISTORY)
+        self._earlier_ms = _good_moments_ms(references_ms) if references_ms else float("inf")
+
+    def kernels(self, model: OnnxModel) -> tuple[KernelNode, ...]:
+        """The kernels that the runtime makes of `model`, in running order, without timing it.
+
+        Raises:
+            ModelError: The runtime cannot load or run the model.
+        """
+        with closing(self._runtime.profiled_session(model, self._feed(model))) as session:
+            return session.trace().nodes
+
+    def profile(
+        self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None
+    ) -> NetworkMeasurement:
+        """Measure `model` end to end and by kernel, in turns.
+
+        Sampling ends when the latency's interval is within `TOLERANCE`, or after about `seconds`;
+        while the machine is slow it may take up to four times that.
+
+        Raises:
+            ModelError: The runtime cannot load or run the model.
+        """
+        feed = self._feed(model)
+        with ExitStack() as stack:
+            plain = stack.enter_context(closing(self._runtime.session(model, feed)))
+            profiled = stack.enter_context(closing(self._runtime.profiled_session(model, feed)))
+            once_ms = min(self._warm_up(plain), self._warm_up(profiled))
+            n_plain = max(2, round(ROUND_MS / once_ms))
+            n_profiled = max(1, round(PROFILED_ROUND_MS / once_ms))
+            n_events = max(1, len(model.proto.graph.node))
+            samples: LatencySamples | None = None
+            profiled_rounds: list[int] = []
+            start = time.perf_counter()
+            while not self._is_enough(samples, time.perf_counter() - start, seconds):
+                slowdown = self._slowdown()
+                new = sample_latency(plain.run, n_samples=n_plain, slowdown=slowdown)
+                samples = samples.extended(new) if samples else new
+                if sum(profiled_rounds) * n_events < MAX_PROFILE_EVENTS:
+                    for _ in range(n_profiled):
+                        profiled.run()
+                    profiled_rounds.append(n_profiled)
+            assert samples is not None
+            trace = profiled.trace().without_first(1 + N_WARMUP)
+            is_steady = np.repeat(
+                samples.chunk_slowdowns[: len(profiled_rounds)] <= SLOW_REFERENCE, profiled_rounds
+            )
+        latencies_ms, n_runs = kernel_latencies_ms(trace, is_steady)
+        return NetworkMeasurement(
+            name=model.name,
+            digest=model.digest,
+            target=self.target,
+            samples=samples,
+            kernels=tuple(
+                KernelLatency(node.name, node.kernel, float(ms), n_runs)
+                for node, ms in zip(trace.nodes, latencies_ms, strict=True)
+            ),
+            peak_memory_bytes=trace.peak_memory_bytes,
+            reference_ms=_good_moments_ms(
+                list(self._references_ms)[-len(samples.chunk_slowdowns) :]
+            ),
+            tags=dict(tags or {}),
+        )
+
+    def latency(
+        self,
+        models: Sequence[OnnxModel],
+        *,
+        seconds: float,
+        patience: float = PATIENCE,
+        on_round: Callable[[int, int], object] = lambda done, of: None,
+    ) -> list[LatencySamples]:
+        """End-to-end samples of several models in turns, so that all meet the same machine.
+
+        `seconds` is for each model; while the machine is slow it takes up to `patience` times that.
+        """
+        with ExitStack() as stack:
+            sessions = [
+                stack.enter_context(closing(self._runtime.session(model, self._feed(model))))
+                for model in models
+            ]
+            counts = [max(2, round(ROUND_MS / self._warm_up(session))) for session in sessions]
+            samples: list[LatencySamples | None] = [None] * len(models)
+            n_rounds = 0
+            start = time.perf_counter()
+            while not all(
+                self._is_enough(s, time.perf_counter() - start, seconds * len(models), patience)
+                for s in samples
+            ):
+                slowdown = self._slowdown()
+                for i, (session, n_samples) in enumerate(zip(sessions, counts, strict=True)):
+                    session.run()  # the others' runs have taken its place in the caches
+                    new = sample_latency(session.run, n_samples=n_samples, slowdown=slowdown)
+                    before = samples[i]
+                    samples[i] = before.extended(new) if before else new
+                n_rounds += 1
+                on_round(min(n_rounds, ENOUGH_ROUNDS), ENOUGH_ROUNDS)
+        return [s for s in samples if s is not None]
+
+    def _feed(self, model: OnnxModel) -> Feed:
+        return model.random_inputs(np.random.default_rng(self._seed))
+
+    def _warm_up(self, session: Session) -> float:
+        """Run a few times; milliseconds of the fastest run."""
+        for _ in range(N_WARMUP - 1):
+            session.run()
+        return max(sample_latency(session.run, n_samples=1).min_ms, 1e-3)
+
+    def _is_enough(
+        self,
+        samples: LatencySamples | None,
+        elapsed_s: float,
+        seconds: float,
+        patience: float = PATIENCE,
+    ) -> bool:
+        """Whether the samples so far do: rounds in which the machine was slow count little."""
+        if samples is None:
+            return False
+        slowdowns = samples.chunk_slowdowns
+        n_steady = int((slowdowns <= SLOW_REFERENCE).sum())
+        if elapsed_s > patience * seconds:
+            return len(slowdowns) >= MIN_ROUNDS
+        if elapsed_s > seconds and n_steady >= MIN_ROUNDS:
+            return True
+        return n_steady >= ENOUGH_ROUNDS and samples.relative_error <= TOLERANCE
+
+    def _slowdown(self) -> float:
+        """How much slower a small fixed network runs now than in the best tenth of such moments.
+
+        Not than ever: back to back, with nothing between, it is faster than beside other work.
+        """
+        if self._reference is None:
+            model = reference_model()
+            self._reference = self._runtime.session(model, self._feed(model))
+            self._reference_ms(self._reference)
+        self._references_ms.append(self._reference_ms(self._reference))
+        good_ms = min(_good_moments_ms(self._references_ms), self._earlier_ms)
+        return self._references_ms[-1] / good_ms
+
+    def _reference_ms(self, reference: Session) -> float:
+        return sample_latency(reference.run, n_samples=REFERENCE_SAMPLES).min_ms
+
+
+def _good_moments_ms(references_ms: Iterable[float]) -> float:
+    return float(np.percentile(list(references_ms), 10))
