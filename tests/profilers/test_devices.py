@@ -1,11 +1,11 @@
-import sys
-from dataclasses import replace
-from types import ModuleType, SimpleNamespace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
 from profilers import devices
-from profilers.devices import Gpu, noise_floor, this_device
+from profilers.devices import Device, NoiseFloor, changes, noise_floor, this_device
+from profilers.nvidia import Gpu
 from profilers.timing import sample_latency
 
 CPUINFO = """processor\t: 0
@@ -17,43 +17,9 @@ model name\t: Another
 """
 
 
-class FakeNvml(ModuleType):
-    """`pynvml` of a machine with one GPU; `broken` names functions that raise."""
-
-    NVML_CLOCK_SM = 1
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, broken=()):
-        super().__init__("pynvml")
-        self.is_open = False
-        answers = {
-            "nvmlInit": lambda: setattr(self, "is_open", True),
-            "nvmlShutdown": lambda: setattr(self, "is_open", False),
-            "nvmlDeviceGetCount": lambda: 1,
-            "nvmlDeviceGetHandleByIndex": lambda index: index,
-            "nvmlSystemGetDriverVersion": lambda: "550.1",
-            "nvmlDeviceGetName": lambda handle: "Toy GPU",
-            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=8 * 2**30),
-            "nvmlDeviceGetClockInfo": lambda handle, kind: 1200,
-            "nvmlDeviceGetMaxClockInfo": lambda handle, kind: 1800,
-            "nvmlDeviceGetTotalEnergyConsumption": lambda handle: 12345,
-        }
-        for name, answer in answers.items():
-            setattr(self, name, self._fail if name in broken else answer)
-
-    def _fail(self, *arguments):
-        raise self.NVMLError("Not Supported")
-
-
 @pytest.fixture
-def install_nvml(monkeypatch):
-    def install(module):
-        monkeypatch.setitem(sys.modules, "pynvml", module)
-        return module
-
-    return install
+def no_gpus(monkeypatch):
+    monkeypatch.setattr(devices, "read_gpus", tuple)
 
 
 @pytest.fixture
@@ -78,8 +44,7 @@ def test_the_record_of_this_machine_is_complete():
     assert device.to_dict()["fingerprint"] == device.fingerprint
 
 
-def test_cpu_isa_caches_and_governor_are_read(fake_files, install_nvml):
-    install_nvml(None)
+def test_cpu_isa_caches_and_governor_are_read(fake_files, no_gpus):
     fake_files("/proc/cpuinfo", CPUINFO)
     cpu = "/sys/devices/system/cpu/cpu0"
     fake_files(f"{cpu}/cpufreq/scaling_governor", "powersave\n")
@@ -97,51 +62,15 @@ def test_cpu_isa_caches_and_governor_are_read(fake_files, install_nvml):
     assert device.gpus == ()
 
 
-def test_a_machine_that_tells_nothing_still_has_a_record(fake_files, install_nvml):
-    install_nvml(None)
+def test_a_machine_that_tells_nothing_still_has_a_record(fake_files, no_gpus):
     device = this_device()
     assert device.cpu
     assert (device.isa, device.cache_bytes, device.governor) == ((), {}, None)
 
 
-def test_arm_machines_list_features(fake_files, install_nvml):
-    install_nvml(None)
+def test_arm_machines_list_features(fake_files, no_gpus):
     fake_files("/proc/cpuinfo", "processor\t: 0\nFeatures\t: fp asimd asimddp sve\n")
     assert this_device().isa == ("asimd", "asimddp", "sve")
-
-
-class TestGpus:
-    def test_one_gpu(self, install_nvml):
-        nvml = install_nvml(FakeNvml())
-        assert devices._gpus() == (Gpu("Toy GPU", 8 * 2**30, "550.1", 1200, 1800, True),)
-        assert not nvml.is_open
-
-    def test_what_cannot_be_read_is_none(self, install_nvml):
-        install_nvml(
-            FakeNvml(
-                broken=(
-                    "nvmlDeviceGetMemoryInfo",
-                    "nvmlDeviceGetClockInfo",
-                    "nvmlDeviceGetMaxClockInfo",
-                    "nvmlDeviceGetTotalEnergyConsumption",
-                )
-            )
-        )
-        assert devices._gpus() == (Gpu("Toy GPU", None, "550.1", None, None, False),)
-
-    @pytest.mark.parametrize("broken", ["nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"])
-    def test_a_gpu_that_cannot_be_opened_is_none_and_the_library_is_closed(
-        self, install_nvml, broken
-    ):
-        nvml = install_nvml(FakeNvml(broken=(broken,)))
-        assert devices._gpus() == ()
-        assert not nvml.is_open
-
-    def test_no_driver_and_no_library_are_no_gpu(self, install_nvml):
-        install_nvml(FakeNvml(broken=("nvmlInit",)))
-        assert devices._gpus() == ()
-        install_nvml(None)  # import raises ImportError
-        assert devices._gpus() == ()
 
 
 class TestFingerprint:
@@ -170,6 +99,12 @@ class TestFingerprint:
     def test_what_changes_latencies_changes_it(self, device, change):
         assert replace(device, **change).fingerprint != device.fingerprint
 
+    def test_it_stays_the_same_from_version_to_version(self, device):
+        # Databases hold it: a change here makes every measurement one of another device.
+        gpu = Gpu("Toy GPU", 1, "550", None, None, True)
+        assert device.fingerprint == "5354a3d21e3c"
+        assert replace(device, gpus=(gpu,)).fingerprint == "7e1852391fe1"
+
     def test_a_new_driver_is_the_same_gpu(self, device):
         old, new = (
             replace(device, gpus=(Gpu("Toy GPU", 1, driver, None, None, True),))
@@ -190,3 +125,86 @@ def test_the_noise_floor_is_a_spread_and_a_share(monkeypatch):
     assert floor.relative_spread >= 0
     assert 0 <= floor.contended_share <= 1
     assert len(calls) >= 1
+
+
+GPU = Gpu("Toy GPU", 8 * 2**30, "550", 1000, 1980, True, 700.0, 40, ("idle",), "shared", False)
+
+
+class TestRecords:
+    def test_a_record_read_from_json_is_the_device(self, device):
+        full = replace(device, gpus=(GPU,), noise=NoiseFloor(0.01, 0.2))
+        assert Device.from_dict(json.loads(json.dumps(full.to_dict()))) == full
+        assert Device.from_dict(json.loads(json.dumps(device.to_dict()))) == device
+
+    def test_a_record_of_an_older_version_lacks_fields_and_one_of_a_newer_has_more(self, device):
+        old = device.to_dict()
+        del old["noise"]
+        old["gpus"] = [{name: asdict(GPU)[name] for name in (
+            "name", "memory_bytes", "driver", "sm_clock_mhz", "max_sm_clock_mhz",
+            "has_energy_counter",
+        )}]  # fmt: skip
+        gpu = Gpu("Toy GPU", 8 * 2**30, "550", 1000, 1980, True)
+        assert Device.from_dict(old) == replace(device, gpus=(gpu,))
+        new = device.to_dict() | {"colour": "green"}
+        assert Device.from_dict(new) == device
+
+
+class TestChanges:
+    def test_nothing_changed_is_nothing_to_say(self, device):
+        assert changes(device, device) == ()
+        assert changes(json.loads(json.dumps(device.to_dict())), device) == ()
+
+    def test_what_moves_from_moment_to_moment_is_left_out(self, device):
+        before = replace(device, gpus=(GPU,))
+        hot = replace(GPU, sm_clock_mhz=300, temperature_celsius=80, throttle_reasons=())
+        now = replace(device, gpus=(hot,), noise=NoiseFloor(0.5, 0.9), memory_bytes=1)
+        assert changes(before, now) == ()
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"governor": "powersave"}, "the CPU governor changed from performance to powersave"),
+            ({"governor": None}, "the CPU governor changed from performance to not readable"),
+            ({"os": "Linux 7"}, "the operating system changed from Linux 6 to Linux 7"),
+            ({"has_rapl": True}, "the CPU energy counter changed from not there to there"),
+            ({"runtimes": {"torch": "2.7"}}, "torch changed from 2.6 to 2.7"),
+            ({"runtimes": {}}, "torch 2.6 is gone"),
+            ({"runtimes": {"torch": "2.6", "openvino": "1"}}, "openvino 1 is new"),
+        ],
+    )
+    def test_a_new_state_of_the_same_device_is_one_sentence(self, device, change, sentence):
+        before = replace(device, runtimes={"torch": "2.6"})
+        assert changes(before, replace(before, **change)) == (sentence,)
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"driver": "560"}, "GPU 0: the driver changed from 550 to 560"),
+            (
+                {"power_limit_watts": 350.0},
+                "GPU 0: the power limit in watts changed from 700.0 to 350.0",
+            ),
+            ({"has_mig": True}, "GPU 0: the partition (MIG) changed from not there to there"),
+        ],
+    )
+    def test_settings_of_a_gpu_are_told(self, device, change, sentence):
+        before = replace(device, gpus=(GPU,))
+        assert changes(before, replace(device, gpus=(replace(GPU, **change),))) == (sentence,)
+
+    def test_another_device_is_told_first_and_why(self, device):
+        now = replace(device, cores=4, isa=(), cache_bytes={"L1": 1}, governor=None)
+        first, *rest = changes(device, now)
+        assert first == (
+            f"this is another device: its fingerprint was {device.fingerprint} and is "
+            f"{now.fingerprint}"
+        )
+        assert rest == [
+            "the number of usable cores changed from 2 to 4",
+            "the instruction sets changed from avx2 to none",
+            "the caches changed from L1 32768 to L1 1",
+            "the CPU governor changed from performance to not readable",
+        ]
+
+    def test_a_gpu_that_is_gone_makes_another_device(self, device):
+        sentences = changes(replace(device, gpus=(GPU,)), device)
+        assert sentences[1:] == ("the GPUs changed from Toy GPU to none",)
