@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from profilers.devices import Device
+from profilers.isolation import AnyProfiler
 from profilers.measurement import NetworkMeasurement
 from profilers.onnx_models import OnnxModel, make_model
-from profilers.profiler import Profiler
 from profilers.reference import conv_stack
 from profilers.store import MeasurementStore
 
@@ -62,7 +62,7 @@ def fit_overhead(measurements: Sequence[NetworkMeasurement]) -> Overhead:
 
 
 def calibrate(
-    profiler: Profiler,
+    profiler: AnyProfiler,
     store: MeasurementStore,
     device: Device,
     *,

@@ -12,14 +12,17 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 
+from profilers.energy import energy_counter, measure_energy
 from profilers.kernel_times import kernel_latencies_ms
 from profilers.measurement import KernelLatency, KernelNode, NetworkMeasurement
+from profilers.memory import computed_peak_bytes
+from profilers.nvidia import gpu_slowdown
 from profilers.onnx_models import OnnxModel
 from profilers.reference import reference_model
-from profilers.runtimes.base import Feed, Runtime, Session
-from profilers.runtimes.catalog import make_runtime
+from profilers.runtimes.base import Feed, KernelTrace, Runtime, Session
+from profilers.runtimes.catalog import RUNTIMES, make_runtime
 from profilers.targets import Target
-from profilers.timing import SLOW_REFERENCE, LatencySamples, sample_latency
+from profilers.timing import SLOW_REFERENCE, LatencySamples, process_disturbances, sample_latency
 
 N_WARMUP = 3
 TOLERANCE = 0.005  # half-width of the 95 % interval over the latency, at which sampling ends
@@ -31,6 +34,7 @@ MIN_PROFILED_RUNS = 100  # whole microseconds average out; fewer for networks be
 PATIENCE = 4  # times the seconds asked for, while the machine is slow
 REFERENCE_SAMPLES = 8  # the first few find the caches cold
 REFERENCE_HISTORY = 1000
+ENERGY_SECONDS, ENERGY_REPEATS = 1.5, 3  # the counter steps every 20 to 100 ms
 MAX_PROFILE_EVENTS = 60_000  # about 40 MB of JSON to parse
 
 
@@ -60,6 +64,8 @@ class Profiler:
     ) -> None:
         self.target = target
         self._runtime = runtime or make_runtime(target)
+        self._spec = RUNTIMES[target.runtime]
+        self._counter = energy_counter(target)
         self._seed = seed
         self._reference: Session | None = None
         self._references_ms: deque[float] = deque(maxlen=REFERENCE_HISTORY)
@@ -98,7 +104,8 @@ class Profiler:
             start = time.perf_counter()
             while not self._is_enough(samples, time.perf_counter() - start, seconds):
                 slowdown = self._slowdown()
-                new = sample_latency(plain.run, n_samples=n_plain, slowdown=slowdown)
+                plain.run()  # the profiled runs have taken its place in the caches
+                new = self._sample(plain, n_plain, slowdown)
                 samples = samples.extended(new) if samples else new
                 if sum(profiled_rounds) * n_events < MAX_PROFILE_EVENTS:
                     for _ in range(n_profiled):
@@ -109,6 +116,7 @@ class Profiler:
             is_steady = np.repeat(
                 samples.chunk_slowdowns[: len(profiled_rounds)] <= SLOW_REFERENCE, profiled_rounds
             )
+            energy_mj = self._energy_mj(plain)
         latencies_ms, n_runs = kernel_latencies_ms(trace, is_steady)
         return NetworkMeasurement(
             name=model.name,
@@ -120,6 +128,8 @@ class Profiler:
                 for node, ms in zip(trace.nodes, latencies_ms, strict=True)
             ),
             peak_memory_bytes=trace.peak_memory_bytes,
+            computed_peak_memory_bytes=self._computed_peak_bytes(trace, model),
+            energy_mj=energy_mj,
             reference_ms=_good_moments_ms(
                 list(self._references_ms)[-len(samples.chunk_slowdowns) :]
             ),
@@ -154,7 +164,7 @@ class Profiler:
                 slowdown = self._slowdown()
                 for i, (session, n_samples) in enumerate(zip(sessions, counts, strict=True)):
                     session.run()  # the others' runs have taken its place in the caches
-                    new = sample_latency(session.run, n_samples=n_samples, slowdown=slowdown)
+                    new = self._sample(session, n_samples, slowdown)
                     before = samples[i]
                     samples[i] = before.extended(new) if before else new
                 n_rounds += 1
@@ -164,11 +174,37 @@ class Profiler:
     def _feed(self, model: OnnxModel) -> Feed:
         return model.random_inputs(np.random.default_rng(self._seed))
 
+    def _sample(self, session: Session, n_samples: int, slowdown: float) -> LatencySamples:
+        """One chunk; what disturbs it shows in this thread only where this thread does the work."""
+        if self._spec.accelerator is not None:
+            return sample_latency(
+                session.run, n_samples=n_samples, slowdown=slowdown, cpu_clock_ns=None
+            )
+        if self.target.threads > 1:
+            return sample_latency(
+                session.run,
+                n_samples=n_samples,
+                slowdown=slowdown,
+                cpu_clock_ns=None,
+                disturbances=process_disturbances,
+            )
+        return sample_latency(session.run, n_samples=n_samples, slowdown=slowdown)
+
+    def _computed_peak_bytes(self, trace: KernelTrace, model: OnnxModel) -> int | None:
+        if self._spec.provider != "CPUExecutionProvider":  # the rules are those of that allocator
+            return None
+        return computed_peak_bytes(trace.nodes, model, threads=self.target.threads)
+
+    def _energy_mj(self, session: Session) -> float | None:
+        if self._counter is None:
+            return None
+        return measure_energy(
+            session.run, self._counter, seconds=ENERGY_SECONDS, repeats=ENERGY_REPEATS
+        ).energy_mj
+
     def _warm_up(self, session: Session) -> float:
         """Run a few times; milliseconds of the fastest run."""
-        for _ in range(N_WARMUP - 1):
-            session.run()
-        return max(sample_latency(session.run, n_samples=1).min_ms, 1e-3)
+        return max(sample_latency(session.run, n_samples=N_WARMUP).min_ms, 1e-3)
 
     def _is_enough(
         self,
@@ -199,7 +235,9 @@ class Profiler:
             self._reference_ms(self._reference)
         self._references_ms.append(self._reference_ms(self._reference))
         good_ms = min(_good_moments_ms(self._references_ms), self._earlier_ms)
-        return self._references_ms[-1] / good_ms
+        slowdown = self._references_ms[-1] / good_ms
+        # Right after work: an idle GPU lowers its clocks.
+        return max(slowdown, gpu_slowdown()) if self._spec.accelerator == "cuda" else slowdown
 
     def _reference_ms(self, reference: Session) -> float:
         return sample_latency(reference.run, n_samples=REFERENCE_SAMPLES).min_ms

@@ -112,10 +112,17 @@ class LatencySamples:
         floor_ms = np.percentile(medians[steady], FAST_CHUNKS_PERCENTILE)
         return np.asarray(by_reference | (medians > SLOW_CHUNK * floor_ms)[chunk_of])
 
-    @property
+    @cached_property
+    def _is_cold(self) -> NDArray[np.bool_]:
+        """Whether the sample follows a disturbed one, which left its caches to others, `(n,)`."""
+        is_cold = np.zeros(len(self.wall_ms), dtype=bool)
+        is_cold[1:] = self._is_disturbed[:-1] & (self.chunk[1:] == self.chunk[:-1])
+        return is_cold
+
+    @cached_property
     def is_contended(self) -> NDArray[np.bool_]:
         """Whether something else than the callable shows in the sample, `(n,)`."""
-        return self._is_disturbed | self._is_slowed
+        return self._is_disturbed | self._is_slowed | self._is_cold
 
     @property
     def contended_share(self) -> float:
@@ -211,7 +218,8 @@ class LatencySamples:
             "lost the core": int((self.switches > 0).sum()),
             "page faults": int(self._is_faulting.sum()),
             "waited": int(waited.sum()),
-            "machine slowed": int((self._is_slowed & ~self._is_disturbed).sum()),
+            "caches cold": int((self._is_cold & ~self._is_disturbed).sum()),
+            "machine slowed": int((self._is_slowed & ~self._is_disturbed & ~self._is_cold).sum()),
         }
         return {cause: count for cause, count in counts.items() if count}
 
@@ -273,30 +281,32 @@ def sample_latency(
     n_samples: int,
     slowdown: float = 1.0,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
-    cpu_clock_ns: Callable[[], int] = time.thread_time_ns,
+    cpu_clock_ns: Callable[[], int] | None = time.thread_time_ns,
     disturbances: Callable[[], tuple[int, int]] = thread_disturbances,
 ) -> LatencySamples:
     """Time `run` `n_samples` times in one chunk, one sample a call; warming up is the caller's.
 
     `run` returns when the work is done: milliseconds by the device's own clock, or None where the
     wall clock around the call holds. `slowdown` is what a reference workload showed just before,
-    see `LatencySamples`. The clocks are arguments so that tests need no real ones.
+    see `LatencySamples`. `cpu_clock_ns` is None where this thread's CPU time says nothing about the
+    work. The clocks are arguments so that tests need no real ones.
     """
+    read_cpu_ns = cpu_clock_ns or (lambda: 0)
     wall_ms, cpu_ns, switches, faults = [], [], [], []
     for _ in range(n_samples):
         switches_before, faults_before = disturbances()
-        cpu_start = cpu_clock_ns()
+        cpu_start = read_cpu_ns()
         start = clock_ns()
         device_ms = run()
         elapsed_ms = (clock_ns() - start) / 1e6
         wall_ms.append(elapsed_ms if device_ms is None else device_ms)
-        cpu_ns.append(cpu_clock_ns() - cpu_start)
+        cpu_ns.append(read_cpu_ns() - cpu_start)
         switches_after, faults_after = disturbances()
         switches.append(switches_after - switches_before)
         faults.append(faults_after - faults_before)
     return LatencySamples(
         np.array(wall_ms),
-        np.array(cpu_ns) / 1e6,
+        np.array(cpu_ns) / 1e6 if cpu_clock_ns else np.full(n_samples, np.nan),
         np.array(switches),
         np.array(faults),
         np.zeros(n_samples, dtype=np.int64),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from hwnas.cli import bench, measure, predict, search
+from hwnas.cli import bench, device, predict, profile, search, tables
 from hwnas.errors import HwnasError, PredictorError, ProfilerError
 
 __all__ = ["app", "main"]
@@ -31,8 +31,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try: [bold]hwnas search --data digits --latency-ms 40% --out runs/demo[/bold]",
 )
-app.command("device")(measure.device)
-app.command("profile")(measure.profile)
+app.command("device")(device.device)
+app.command("profile")(profile.profile)
+app.command("table")(tables.table)
 app.command("fit")(predict.fit)
 app.command("predict")(predict.predict)
 app.command("search")(search.search)

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hwnas.cli.measure import DEFAULT_MEASUREMENTS
 from hwnas.cli.output import (
+    DEFAULT_MEASUREMENTS,
     AsJson,
     ConsoleProgress,
     DataName,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,7 +25,11 @@ from rich.table import Table
 
 from hwnas.progress import Task
 
+if TYPE_CHECKING:
+    from profilers.store import MeasurementStore
+
 SECONDS_BETWEEN_LINES = 10.0
+DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
 
 # Options that several commands share.
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else there.")]
@@ -47,6 +51,43 @@ DataName = Annotated[
 DataPath = Annotated[
     Path | None, typer.Option("--data-path", help="Folder of the data's files, if not standard.")
 ]
+
+
+@contextmanager
+def open_measurements(path: Path, progress: ConsoleProgress) -> Iterator[MeasurementStore]:
+    """A measurement database; says so if its measurements are of another machine or state of it.
+
+    Those stay in it, but another device is another target: they are not used for this one.
+    """
+    from profilers.devices import changes, this_device
+    from profilers.store import MeasurementStore
+
+    here = this_device()
+    with MeasurementStore(path) as store:
+        known = store.devices()
+        same = [record for record in known if record["fingerprint"] == here.fingerprint]
+        for change in changes((same or known)[-1], here) if known else ():
+            progress.say(f"note: since {path} was last written to, {change}")
+        yield store
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
+    from hwnas.errors import RunFolderError
+
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def print_json(value: object) -> None:

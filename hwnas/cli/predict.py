@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hwnas.cli.measure import DEFAULT_MEASUREMENTS
 from hwnas.cli.output import (
+    DEFAULT_MEASUREMENTS,
     AsJson,
     Batch,
     Measurements,

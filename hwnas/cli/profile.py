@@ -1,0 +1,416 @@
+"""`hwnas profile`: what networks cost on this machine, or on one that has no toolkit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwnas.cli.output import (
+    DEFAULT_MEASUREMENTS,
+    AsJson,
+    Batch,
+    ConsoleProgress,
+    DataName,
+    DataPath,
+    Measurements,
+    Precision,
+    Shapes,
+    TargetName,
+    Threads,
+    open_measurements,
+    parse_shapes,
+    print_json,
+    print_table,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from hwnas.spaces.base import SearchSpace
+    from profilers.measurement import NetworkMeasurement
+    from profilers.onnx_models import OnnxModel
+    from profilers.overhead import Overhead
+    from profilers.targets import Target
+
+SPACE_PREFIX = "space:"
+N_KERNELS_SHOWN = 15
+N_NETWORKS, N_NETWORKS_OF_A_KIT = 80, 20
+
+
+def profile(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="An ONNX file, or space:NAME to measure a search space.", show_default=False
+        ),
+    ] = None,
+    target: TargetName = "onnxruntime-cpu",
+    threads: Threads = 1,
+    precision: Precision = "fp32",
+    batch: Batch = None,
+    shape: Shapes = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds", min=0.1, help="At most, for one model; 4 times if the machine is slow."
+        ),
+    ] = None,
+    networks: Annotated[
+        int | None,
+        typer.Option(
+            "--networks", min=1, help="space: only: networks to measure, 80 if nothing is said."
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.1, help="space: only: measure for so long instead."),
+    ] = None,
+    data: DataName = "digits",
+    data_path: DataPath = None,
+    seed: Annotated[int, typer.Option("--seed", help="space: only: of the networks drawn.")] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page that shows where the time of a model goes."),
+    ] = None,
+    export_kit: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-kit", help="Measure nothing here: write a folder that measures elsewhere."
+        ),
+    ] = None,
+    import_kit: Annotated[
+        Path | None, typer.Option("--import", help="Read back what such a folder measured.")
+    ] = None,
+    measurements: Measurements = DEFAULT_MEASUREMENTS,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model: latency, memory, energy, and every kernel that the runtime makes of it.
+
+    Examples:
+
+    [bold]hwnas profile model.onnx --threads 1 --html model.html[/bold]
+
+    [bold]hwnas profile model.onnx --shape input=1,3,224,224 --target torch-cpu --json[/bold]
+
+    [bold]hwnas profile space:mobile --data digits --minutes 20[/bold]
+
+    [bold]hwnas profile model.onnx --export-kit kit[/bold], run [bold]python kit/measure.py[/bold]
+    on the other device, then here [bold]hwnas profile --import kit[/bold]
+    """
+    from profilers.onnx_models import check_batch, load_model
+    from profilers.targets import make_target
+
+    if import_kit is not None:
+        if model is not None or export_kit is not None:
+            raise typer.BadParameter(
+                "is read alone: name no model beside it", param_hint="--import"
+            )
+        _import_kit(import_kit, measurements, as_json)
+        return
+    if model is None:
+        raise typer.BadParameter("an ONNX file or space:NAME is needed", param_hint="MODEL")
+    is_space = model.startswith(SPACE_PREFIX)
+    if is_space and html is not None:
+        raise typer.BadParameter("shows one model, not a space", param_hint="--html")
+    if not is_space and minutes is not None:
+        raise typer.BadParameter("is for space:NAME; a model has --seconds", param_hint="--minutes")
+    if is_space:
+        space = _load_space(model.removeprefix(SPACE_PREFIX), data, data_path)
+    else:
+        # A target that cannot be had is said before a model that cannot be read.
+        make_target(target, threads=threads, precision=precision)
+        loaded = load_model(Path(model), batch=batch, shapes=parse_shapes(shape))
+        if batch is not None:
+            check_batch(loaded, batch)
+    chosen = make_target(
+        target,
+        threads=threads,
+        precision=precision,
+        batch=(batch or 1) if is_space else loaded.batch,
+    )
+    if export_kit is not None:
+        if is_space:
+            found = _space_models(space, networks or N_NETWORKS_OF_A_KIT, seed, chosen.batch)
+        else:
+            found = [(loaded, {})]
+        _export_kit(found, export_kit, chosen, seconds, as_json)
+    elif is_space:
+        if networks is None and minutes is None:
+            networks = N_NETWORKS
+        _profile_space(space, chosen, networks, minutes, seed, measurements, as_json)
+    else:
+        _profile_model(loaded, chosen, seconds or 3.0, measurements, html, as_json)
+
+
+def _profile_model(
+    loaded: OnnxModel,
+    target: Target,
+    seconds: float,
+    measurements: Path,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    from hwnas.profile_page import profile_page
+    from profilers.devices import this_device
+    from profilers.isolation import IsolatedProfiler
+    from profilers.memory import memory_timeline
+    from profilers.overhead import calibrate, fit_overhead
+
+    progress = ConsoleProgress()
+    with (
+        open_measurements(measurements, progress) as store,
+        IsolatedProfiler(target, references_ms=store.references_ms(target)) as profiler,
+    ):
+        with progress.task("calibrating the target (once)", None) as task:
+            calibrated = calibrate(profiler, store, this_device(), on_progress=task.update)
+        with progress.task(f"measuring {loaded.name}", None):
+            measurement = profiler.profile(loaded, seconds=seconds)
+        store.add(measurement, this_device())
+        overhead = fit_overhead([m for m in calibrated if m.digest != measurement.digest])
+        if html is not None:
+            timeline = None
+            if measurement.computed_peak_memory_bytes is not None:
+                timeline = memory_timeline(profiler.kernels(loaded), loaded, threads=target.threads)
+            write_text(html, profile_page(measurement, overhead, timeline_bytes=timeline))
+            progress.say(f"wrote {html}")
+    if as_json:
+        print_json(measurement_record(measurement, overhead))
+        return
+    _show(measurement, overhead)
+
+
+def _show(measurement: NetworkMeasurement, overhead: Overhead) -> None:
+    kernels = sorted(measurement.kernels, key=lambda k: -k.latency_ms)
+    share = 100 / max(measurement.kernel_sum_ms, 1e-12)
+    print_table(
+        f"{measurement.name} on {measurement.target.describe()}",
+        ("kernel", "ms", "share %"),
+        [(k.kernel.describe(), k.latency_ms, k.latency_ms * share)
+         for k in kernels[:N_KERNELS_SHOWN]],
+    )  # fmt: skip
+    if len(kernels) > N_KERNELS_SHOWN:
+        typer.echo(f"… and {len(kernels) - N_KERNELS_SHOWN} more (--json shows all)")
+    samples = measurement.samples
+    low_ms, high_ms = samples.interval_ms
+    explained_ms = overhead.explain_ms(measurement)
+    typer.echo(
+        f"latency {measurement.latency_ms:.4g} ms (95 % interval {low_ms:.4g} to {high_ms:.4g}, "
+        f"min {samples.min_ms:.4g}, p90 {samples.percentile_ms(90):.4g}, p99 "
+        f"{samples.percentile_ms(99):.4g}; {100 * samples.contended_share:.0f} % of "
+        f"{len(samples.wall_ms)} samples disturbed; from {samples.basis.value})\n"
+        f"{len(kernels)} kernels {measurement.kernel_sum_ms:.4g} ms + overhead "
+        f"{explained_ms - measurement.kernel_sum_ms:.4g} ms = {explained_ms:.4g} ms, "
+        f"{100 * explained_ms / measurement.latency_ms:.1f} % of the latency\n"
+        f"peak memory of tensors: measured {_bytes(measurement.peak_memory_bytes)}, computed "
+        f"{_bytes(measurement.computed_peak_memory_bytes)}\n"
+        f"energy: {_energy(measurement.energy_mj)}"
+    )
+    if samples.warning:
+        typer.echo(f"warning: {samples.warning}", err=True)
+
+
+def _bytes(n: int | None) -> str:
+    return "not known" if n is None else f"{n:,} bytes"
+
+
+def _energy(energy_mj: float | None) -> str:
+    return "no counter that can be read" if energy_mj is None else f"{energy_mj:.4g} mJ a run"
+
+
+def measurement_record(m: NetworkMeasurement, overhead: Overhead) -> dict[str, Any]:
+    """A measurement as plain data, for `--json`."""
+    from profilers.kernels import macs
+
+    explained_ms = overhead.explain_ms(m)
+    samples = m.samples
+    low_ms, high_ms = samples.interval_ms
+    return {
+        "model": m.name,
+        "target": m.target.to_dict() | {"key": m.target.key},
+        "latency_ms": m.latency_ms,
+        "basis": samples.basis.value,
+        "interval_ms": [low_ms, high_ms] if samples.warning is None else None,
+        "min_ms": samples.min_ms,
+        "p50_ms": samples.percentile_ms(50),
+        "p90_ms": samples.percentile_ms(90),
+        "p99_ms": samples.percentile_ms(99),
+        "n_samples": len(samples.wall_ms),
+        "contended_share": samples.contended_share,
+        "disturbances": samples.disturbances,
+        "relative_error": samples.relative_error if samples.warning is None else None,
+        "warning": samples.warning,
+        "peak_memory_bytes": m.peak_memory_bytes,
+        "computed_peak_memory_bytes": m.computed_peak_memory_bytes,
+        "energy_mj": m.energy_mj,
+        "kernel_sum_ms": m.kernel_sum_ms,
+        "n_kernels": len(m.kernels),
+        "overhead": {
+            "per_run_ms": overhead.per_run_ms,
+            "per_kernel_ms": overhead.per_kernel_ms,
+            "n_networks": overhead.n_networks,
+        },
+        "overhead_ms": explained_ms - m.kernel_sum_ms,
+        "explained_ms": explained_ms,
+        "explained_share": explained_ms / m.latency_ms,
+        "kernels": [
+            {
+                "name": k.name,
+                "operator": k.kernel.kind,
+                "activation": k.kernel.activation,
+                "latency_ms": k.latency_ms,
+                "n_samples": k.n_samples,
+                "macs": macs(k.kernel),
+                "bytes": k.kernel.n_bytes,
+                **k.kernel.to_dict(),
+            }
+            for k in m.kernels
+        ],
+    }
+
+
+def _load_space(name: str, data: str, data_path: Path | None) -> SearchSpace:
+    from hwnas.data import load_data
+    from hwnas.spaces.catalog import make_space
+
+    loaded = load_data(data, path=data_path)
+    return make_space(name, loaded.input_shape, loaded.n_classes)
+
+
+def _profile_space(
+    space: SearchSpace,
+    target: Target,
+    networks: int | None,
+    minutes: float | None,
+    seed: int,
+    measurements: Path,
+    as_json: bool,
+) -> None:
+    from hwnas.campaign_report import CampaignReport
+    from hwnas.profiling import SPACE_TAG, profile_space, space_key
+
+    progress = ConsoleProgress()
+    report = CampaignReport()
+    with open_measurements(measurements, progress) as store:
+        found = profile_space(
+            space,
+            target,
+            store,
+            n_networks=networks,
+            minutes=minutes,
+            seed=seed,
+            progress=progress,
+            report=report,
+        )
+    of_space = [m for m in found if m.tags.get(SPACE_TAG) == space_key(space)]
+    kernels = {run.kernel.key for m in of_space for run in m.kernels}
+    latencies = sorted(m.latency_ms for m in of_space)
+    record = {
+        "space": space.name,
+        "target": target.to_dict(),
+        "measurements": str(measurements),
+        "n_networks": len(of_space),
+        "n_measured_now": report.n_measured,
+        "n_failed": report.n_failed,
+        "n_kernels": len(kernels),
+        "n_kernels_measured_alone": report.n_isolated,
+        "fastest_ms": latencies[0],
+        "median_ms": latencies[len(latencies) // 2],
+        "slowest_ms": latencies[-1],
+        "seconds": {stage: round(spent, 1) for stage, spent in report.seconds.items()},
+    }
+    if as_json:
+        print_json(record)
+    else:
+        print_table(
+            f"space:{space.name} on {target.describe()}",
+            ("", ""),
+            [(k, v) for k, v in record.items() if k not in ("space", "target", "seconds")],
+        )
+        typer.echo(report.describe())
+        typer.echo(f"Next: hwnas fit --measurements {measurements} --out predictor.npz")
+
+
+def _space_models(
+    space: SearchSpace, n: int, seed: int, batch: int
+) -> list[tuple[OnnxModel, dict[str, str]]]:
+    import numpy as np
+
+    from hwnas.network_choice import sample_networks
+    from hwnas.profiling import network_tags, untrained_model
+
+    genotypes = sample_networks(space, np.random.default_rng(seed), 2 * n + 2)[:n]
+    found = []
+    for row in genotypes:
+        genotype = tuple(int(v) for v in row)
+        architecture = space.architecture(genotype)
+        found.append((untrained_model(architecture, batch=batch), network_tags(space, genotype)))
+    return found
+
+
+def _export_kit(
+    models: list[tuple[OnnxModel, dict[str, str]]],
+    folder: Path,
+    target: Target,
+    seconds: float | None,
+    as_json: bool,
+) -> None:
+    from profilers.kit import SECONDS_PER_MODEL, write_kit
+    from profilers.targets import DEFAULT_RUNTIME
+
+    if target.runtime != DEFAULT_RUNTIME:
+        raise typer.BadParameter(
+            f"a kit runs {DEFAULT_RUNTIME} on the other device, not {target.runtime}",
+            param_hint="--target",
+        )
+    write_kit(
+        [model for model, _ in models],
+        folder,
+        threads=target.threads,
+        precision=target.precision,
+        seconds=seconds or SECONDS_PER_MODEL,
+        tags=[tags for _, tags in models],
+    )
+    if as_json:
+        print_json({"folder": str(folder), "n_models": len(models)})
+        return
+    typer.echo(
+        f"wrote {folder} with {len(models)} model(s). On the device, which needs onnxruntime and "
+        f"numpy only: python {folder.name}/measure.py\nThen here: hwnas profile --import {folder}"
+    )
+
+
+def _import_kit(folder: Path, measurements: Path, as_json: bool) -> None:
+    from profilers.kit_results import add_results, read_kit
+    from profilers.store import MeasurementStore
+
+    results = read_kit(folder)
+    with MeasurementStore(measurements) as store:
+        new = add_results(results, store)
+    record = {
+        "device": results.device.cpu,
+        "fingerprint": results.device.fingerprint,
+        "n_measured": len(results.measurements),
+        "n_new": len(new),
+        "n_failed": len(results.failures),
+        "n_missing": results.n_missing,
+        "networks": [
+            {"model": m.name, "latency_ms": m.latency_ms, "warning": m.samples.warning}
+            for m in results.measurements
+        ],
+    }
+    if as_json:
+        print_json(record)
+        return
+    print_table(
+        f"measured on {results.device.cpu}, {len(new)} of {len(results.measurements)} new",
+        ("model", "latency_ms", "kernels", "kernel_sum_ms"),
+        [(m.name, m.latency_ms, len(m.kernels), m.kernel_sum_ms) for m in results.measurements],
+    )
+    for failure in results.failures:
+        typer.echo(f"{failure.name} could not be measured there: {failure.reason}", err=True)
+    for m in results.measurements:
+        if m.samples.warning:
+            typer.echo(f"warning: {m.name}: {m.samples.warning}", err=True)
+    if results.n_missing:
+        typer.echo(f"{results.n_missing} model(s) have no result yet: run measure.py again there")
