@@ -11,6 +11,7 @@ from profilers.timing import FAST_CHUNKS_PERCENTILE, SLOW_CHUNK
 FloatArray = NDArray[np.float64]
 
 MIN_KERNEL_US = 0.05
+NEAR_MEDIAN = 1.02
 LOST_CORE = 1.2  # times its usual time: beyond it a kernel was interrupted
 
 
@@ -55,6 +56,7 @@ def _slowness(runs: FloatArray) -> FloatArray:
 
 
 def _undisturbed_mean(samples_us: FloatArray) -> FloatArray:
-    """Mean over the runs `(n, runs)` that are at most 1 µs, the clock's step, above the median."""
-    is_high = samples_us > np.median(samples_us, axis=1, keepdims=True) + 1
+    """Mean over the runs `(n, runs)` that are near the median: 1 µs, the clock's step, or 2 %."""
+    median_us = np.median(samples_us, axis=1, keepdims=True)
+    is_high = samples_us > np.maximum(median_us + 1, NEAR_MEDIAN * median_us)
     return np.asarray(np.ma.masked_array(samples_us, is_high).mean(axis=1).filled(np.nan))

@@ -22,7 +22,13 @@ from profilers.reference import reference_model
 from profilers.runtimes.base import Feed, KernelTrace, Runtime, Session
 from profilers.runtimes.catalog import RUNTIMES, make_runtime
 from profilers.targets import Target
-from profilers.timing import SLOW_REFERENCE, LatencySamples, process_disturbances, sample_latency
+from profilers.timing import (
+    MAX_OVER_MIN,
+    SLOW_REFERENCE,
+    LatencySamples,
+    process_disturbances,
+    sample_latency,
+)
 
 N_WARMUP = 3
 TOLERANCE = 0.005  # half-width of the 95 % interval over the latency, at which sampling ends
@@ -30,7 +36,7 @@ ROUND_MS = 20.0  # of end-to-end samples in one chunk: short against what comes 
 PROFILED_ROUND_MS = 12.0
 MIN_ROUNDS = 6  # for networks of which the time allows few runs
 ENOUGH_ROUNDS = 16  # for a tight interval to be believed
-MIN_PROFILED_RUNS = 100  # whole microseconds average out; fewer for networks beyond a millisecond
+NEAR_MIN = 1.06  # latency over the fastest run: beyond it, it may be a slow stretch, so go on
 PATIENCE = 4  # times the seconds asked for, while the machine is slow
 REFERENCE_SAMPLES = 8  # the first few find the caches cold
 REFERENCE_HISTORY = 1000
@@ -221,8 +227,12 @@ class Profiler:
         if elapsed_s > patience * seconds:
             return len(slowdowns) >= MIN_ROUNDS
         if elapsed_s > seconds and n_steady >= MIN_ROUNDS:
-            return True
-        return n_steady >= ENOUGH_ROUNDS and samples.relative_error <= TOLERANCE
+            return samples.over_min <= MAX_OVER_MIN
+        return (
+            n_steady >= ENOUGH_ROUNDS
+            and samples.relative_error <= TOLERANCE
+            and samples.over_min <= NEAR_MIN
+        )
 
     def _slowdown(self) -> float:
         """How much slower a small fixed network runs now than in the best tenth of such moments.

@@ -27,6 +27,7 @@ FloatArray = NDArray[np.float64]
 _TASKS = Path("/proc/self/task")
 MIN_INTERVAL = 6  # fewer values have no 95 % interval: from the smallest to the largest is less
 MAX_RELATIVE_ERROR = 0.05  # beyond it an estimate is no measurement
+MAX_OVER_MIN = 1.08  # a machine that is slow for seconds shows in nothing but one fast run
 # A thread that had the core all the time still shows a little less CPU time than wall time.
 WALL_OVER_CPU_TOLERANCE = 0.05
 WALL_OVER_CPU_TOLERANCE_MS = 0.005
@@ -211,6 +212,11 @@ class LatencySamples:
         return float((high_ms - low_ms) / 2 / self.latency_ms)
 
     @property
+    def over_min(self) -> float:
+        """`latency_ms` over the fastest sample; 1.02 is usual, a slow stretch shows as more."""
+        return self.latency_ms / self.min_ms
+
+    @property
     def disturbances(self) -> dict[str, int]:
         """In how many samples each disturbance was seen; those that were not are left out."""
         waited = self._is_disturbed & (self.switches == 0) & ~self._is_faulting
@@ -227,7 +233,13 @@ class LatencySamples:
     def warning(self) -> str | None:
         """Why `latency_ms` is not to be trusted, and what disturbed it; None if it is."""
         if self.basis is not Basis.FASTEST and self.relative_error <= MAX_RELATIVE_ERROR:
-            return None
+            if self.over_min <= MAX_OVER_MIN:
+                return None
+            return (
+                f"latency_ms {self.latency_ms:.4g} is {100 * (self.over_min - 1):.0f} % above the "
+                f"fastest run: the machine may have been slow nearly all the time; measure again "
+                f"when it is quieter, or for longer"
+            )
         causes = ", ".join(f"{cause} in {count}" for cause, count in self.disturbances.items())
         n_clean = int((~self.is_contended).sum())
         return (

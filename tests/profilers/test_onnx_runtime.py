@@ -1,22 +1,18 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
 from profilers.errors import ModelError
 from profilers.kernels import macs
 from profilers.onnx_models import make_model
-from profilers.onnx_runtime import (
-    MIN_KERNEL_US,
-    MIN_ROUNDS,
-    N_ROUNDS,
-    N_WARMUP,
-    PATIENCE,
-    OnnxRuntimeProfiler,
-    _kernel_latencies,
-)
+from profilers.profiler import MIN_ROUNDS, Profiler
 from profilers.reference import conv_stack
+from profilers.runtimes.onnx_profile import as_one_kernel, read_trace
+from profilers.runtimes.onnx_runtime import OnnxSession
 from profilers.targets import make_target
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -24,7 +20,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 @pytest.fixture(scope="module")
 def profiler():
-    return OnnxRuntimeProfiler(make_target())
+    return Profiler(make_target())
 
 
 @pytest.fixture
@@ -195,102 +191,154 @@ class TestRefusedModels:
             profiler.latency([good, make_model(bad, name="bad")], seconds=0.02)
 
 
-def test_latencies_of_several_models_in_turns(profiler, relu_proto):
-    models = [make_model(relu_proto((1, size)), name=str(size)) for size in (4, 8)]
-    found = profiler.latency(models, seconds=0.02)
-    one, other = (len(np.unique(samples.chunk)) for samples in found)
-    assert one == other >= MIN_ROUNDS
-    assert all(samples.latency_ms > 0 for samples in found)
-    assert profiler.latency([], seconds=0.02) == []
+def test_weights_that_the_runtime_has_packed_are_among_the_inputs(profiler, make_proto):
+    rng = np.random.default_rng(0)
+    proto = make_proto(
+        [
+            helper.make_node("LSTM", ["x", "w", "r"], ["h"], hidden_size=4),
+            helper.make_node("Reshape", ["h", "shape"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "g", "b"], ["y"]),
+        ],
+        {"x": (FLOAT, (6, 2, 3))},
+        {"y": (FLOAT, (12, 5))},
+        {
+            "w": rng.standard_normal((1, 16, 3)).astype(np.float32),
+            "r": rng.standard_normal((1, 16, 4)).astype(np.float32),
+            "shape": np.array([12, 4]),
+            "g": rng.standard_normal((4, 5)).astype(np.float32),
+            "b": rng.standard_normal(5).astype(np.float32),
+        },
+    )
+    kernels = {n.kernel.kind: n.kernel for n in profiler.kernels(make_model(proto, name="net"))}
+    lstm, gemm = kernels["LSTM"], kernels["Gemm"]
+    assert [t.shape for t in lstm.inputs] == [(6, 2, 3), (1, 16, 3), (1, 16, 4)]
+    assert macs(lstm) == 6 * 2 * 4 * (3 + 4) * 4
+    assert [t.shape for t in gemm.inputs] == [(12, 4), (4, 5), (5,)]
+    assert gemm.n_bytes == 4 * (12 * 4 + 4 * 5 + 5 + 12 * 5)
 
 
-class TestWhenToStop:
-    def test_enough_quiet_rounds(self, profiler):
-        assert not profiler._is_enough([1.0] * (N_ROUNDS - 1), 0.1, 1.0)
-        assert profiler._is_enough([1.0] * N_ROUNDS, 0.1, 1.0)
-
-    def test_the_time_is_over_after_a_few_quiet_rounds(self, profiler):
-        assert profiler._is_enough([1.0] * MIN_ROUNDS, 1.01, 1.0)
-        assert not profiler._is_enough([1.0] * (MIN_ROUNDS - 1), 1.01, 1.0)
-
-    def test_slow_rounds_are_waited_out_but_not_for_ever(self, profiler):
-        slow = [2.0] * 500
-        assert not profiler._is_enough(slow, 1.01, 1.0)
-        assert profiler._is_enough(slow, PATIENCE + 0.01, 1.0)
-
-
-class TestKernelLatencies:
-    """On events as ONNX Runtime writes them: starts and durations cut to whole microseconds."""
+class TestExecutionProviders:
+    """On events as other providers leave them."""
 
     @staticmethod
-    def events(true_us, *, n_runs, step_us=1.3, slow_runs=(), factor=5.0):
-        """`(durations, intervals)` of runs of the kernels `true_us`, one after the other."""
-        rng = np.random.default_rng(0)
-        now = 1000.0
-        starts = []
-        durations = {f"k{i}": [] for i in range(len(true_us))}
-        for run in range(n_runs):
-            now += rng.uniform(20, 40)
-            for i, us in enumerate(true_us):
-                us = us * (factor if run in slow_runs else 1.0)
-                starts.append(int(now))
-                durations[f"k{i}"].append(int(us))
-                now += us + step_us
-        intervals = {name: [] for name in durations}
-        for i in range(len(starts) - 1):
-            intervals[f"k{i % len(true_us)}"].append(starts[i + 1] - starts[i])
-        return durations, intervals
+    def event(name, op_name, inputs, outputs, **args):
+        def shapes(tensors):
+            return [{"float": list(shape)} for shape in tensors]
 
-    def test_microseconds_that_were_cut_off_are_recovered(self):
-        true_us = np.array([2.9, 5.0, 10.5, 2.1, 30.9, 4.0])
-        durations, intervals = self.events(true_us, n_runs=3000)
-        assert set(durations["k0"]) == {2}  # however often it is run
-        found_us = 1e3 * np.array([ms for ms, _ in _kernel_latencies(durations, intervals, None)])
-        # One offset, the step between nodes, is common to all but the last; differences are exact.
-        offset = (found_us - true_us)[:-1]
-        assert np.ptp(offset) < 0.15
-        assert abs(offset.mean()) < 1
-        assert found_us[-1] == 4.0
+        return {
+            "cat": "Node",
+            "name": f"{name}_kernel_time",
+            "ts": 0,
+            "dur": 7,
+            "args": {
+                "op_name": op_name,
+                "input_type_shape": shapes(inputs),
+                "output_type_shape": shapes(outputs),
+                **args,
+            },
+        }
 
-    def test_runs_in_which_the_machine_was_slow_are_dropped(self):
-        true_us = np.array([20.0, 40.0, 60.0])
-        slow = set(range(0, 400, 2)) | {0, 1, 2}
-        durations, intervals = self.events(true_us, n_runs=400, slow_runs=slow)
-        latencies = _kernel_latencies(durations, intervals, None)
-        assert [ms for ms, _ in latencies] == pytest.approx(true_us / 1e3, rel=0.05)
-        assert {n for _, n in latencies} == {400 - len(slow)}
-
-    def test_runs_beside_a_slow_reference_are_dropped_even_if_they_look_fast(self):
-        # The steady half takes twice the time of the other; the reference is believed.
-        durations, intervals = self.events(
-            [20.0, 40.0], n_runs=N_WARMUP + 200, slow_runs=range(N_WARMUP + 100, 999), factor=2
+    @pytest.fixture
+    def chain(self, make_proto):
+        """a and b, then one that only the CPU has, then c."""
+        return make_proto(
+            [
+                helper.make_node("Relu", ["x"], ["t"], name="a"),
+                helper.make_node("Add", ["t", "w"], ["u"], name="b"),
+                helper.make_node("Det", ["u"], ["v"], name="only"),
+                helper.make_node("Relu", ["v"], ["y"], name="c"),
+            ],
+            {"x": (FLOAT, (4, 4))},
+            {"y": (FLOAT, ())},
+            {"w": np.ones((4, 4), dtype=np.float32)},
         )
-        is_steady = np.arange(200) >= 100
-        latencies = _kernel_latencies(durations, intervals, is_steady)
-        assert [ms for ms, _ in latencies] == pytest.approx([0.04, 0.08], rel=0.05)
-        assert {n for _, n in latencies} == {100}
 
-    def test_the_warm_up_is_left_out_and_no_steady_run_means_all_runs(self):
-        durations, intervals = self.events([20.0, 40.0], n_runs=N_WARMUP + 50)
-        latencies = _kernel_latencies(durations, intervals, np.zeros(50, dtype=bool))
-        assert {n for _, n in latencies} == {50}
-
-    def test_single_disturbed_kernels_do_not_count(self):
-        durations, intervals = self.events([20.0, 40.0, 10.0], n_runs=200)
-        for run in range(0, 200, 20):
-            durations["k1"][run] += 2
-            intervals["k1"][run] += 2
-        latencies = _kernel_latencies(durations, intervals, None)
-        assert latencies[1][0] == pytest.approx(0.04, rel=0.02)
-
-    def test_one_run_one_kernel_and_none(self):
-        assert _kernel_latencies({"a": [7]}, {"a": []}, None) == [(0.007, 1)]
-        assert _kernel_latencies({"a": [7], "b": [9]}, {"a": [8], "b": []}, None) == [
-            (0.007, 1),
-            (0.009, 1),
+    def test_parts_that_were_compiled_are_kernels_of_this_model_only(self, chain):
+        events = [
+            self.event("EP_graph_7_0", "EP-graph_7", [(4, 4)], [(4, 4)], provider="EP"),
+            self.event("only", "Det", [(4, 4)], [()], provider="CPU"),
+            self.event("EP_graph_8_0", "EP-graph_8", [()], [()], provider="EP"),
         ]
-        assert _kernel_latencies({}, {}, None) == []
+        trace = read_trace(events, chain.graph, provider="EP", digest="0123456789abcdef")
+        first, only, last = trace.nodes
+        assert (first.reads, first.writes) == (("x",), ("u",))
+        assert (last.reads, last.writes) == (("v",), ("y",))
+        # Numbers that the provider counts up in a process are not in the kind.
+        assert first.kernel.kind == last.kernel.kind == "EP-graph"
+        assert first.kernel.attributes == (("model", "0123456789ab"), ("nodes", 2))
+        assert only.kernel.attribute("provider") == "CPU"
+        assert trace.duration_us.tolist() == [[7, 7, 7]]
 
-    def test_no_kernel_takes_no_time(self):
-        latencies = _kernel_latencies(*self.events([0.1, 50.0, 0.2], n_runs=100), None)
-        assert min(ms for ms, _ in latencies) == MIN_KERNEL_US / 1e3
+    def test_a_model_that_was_compiled_as_a_whole_is_one_kernel(self, chain):
+        events = [self.event("EP_graph_1_0", "EP-graph_1", [(4, 4)], [()])] * 3
+        trace = read_trace(events, chain.graph, digest="f" * 64)
+        (node,) = trace.nodes
+        assert (node.reads, node.writes) == (("x",), ("y",))
+        assert node.kernel.attribute("nodes") == 4
+        assert trace.duration_us.shape == (3, 1)
+
+    def test_on_a_device_that_runs_behind_the_cpu_only_whole_runs_are_timed(self, chain):
+        model = make_model(chain, name="net")
+        nodes = [("a", "Relu"), ("b", "Add"), ("only", "Det"), ("c", "Relu")]
+        shapes = [[(4, 4)], [(4, 4), (4, 4)], [(4, 4)], [()]]
+        outputs = [[(4, 4)], [(4, 4)], [()], [()]]
+        events = []
+        for run_us in (900, 800):
+            events += [
+                self.event(*node, *ends) for node, *ends in zip(nodes, shapes, outputs, strict=True)
+            ]
+            events.append({"cat": "Session", "name": "model_run", "dur": run_us})
+        trace = as_one_kernel(read_trace(events, chain.graph), events, model)
+        (node,) = trace.nodes
+        assert (node.reads, node.writes) == (("x",), ("y",))
+        assert [t.shape for t in (*node.kernel.inputs, *node.kernel.outputs)] == [(4, 4), ()]
+        assert trace.duration_us.tolist() == [[900], [800]]
+        assert trace.start_us is None
+
+    def test_inputs_and_outputs_stay_in_the_memory_of_the_device(self):
+        calls = []
+
+        class Binding:
+            def __getattr__(self, name):
+                return lambda *arguments: calls.append((name, *arguments))
+
+        class Session:
+            def get_outputs(self):
+                return [SimpleNamespace(name="y")]
+
+            def io_binding(self):
+                return Binding()
+
+            def run_with_iobinding(self, binding):
+                calls.append(("run",))
+
+        session = OnnxSession(Session(), "cannot run", {"x": 1}, "cuda")
+        assert calls == [
+            ("bind_cpu_input", "x", 1),
+            ("bind_output", "y", "cuda"),
+            ("synchronize_inputs",),
+            ("run",),
+            ("synchronize_outputs",),
+        ]
+        del calls[:]
+        session.run()
+        assert calls == [("run",), ("synchronize_outputs",)]
+
+    def test_a_bound_session_gives_the_same_result(self, chain):
+        """In the CPU's memory, the only one that is always there."""
+        plain = ort.InferenceSession(chain.SerializeToString())
+        feed = {"x": np.eye(4, dtype=np.float32)}
+        bound = OnnxSession(plain, "cannot run", feed, "cpu")
+        (found,) = bound._binding.copy_outputs_to_cpu()
+        assert found == plain.run(None, feed)[0] == 5.0  # the determinant of 1 + identity
+
+    def test_a_failing_bound_session_is_a_model_error(self):
+        class Session:
+            def get_outputs(self):
+                return []
+
+            def io_binding(self):
+                raise RuntimeError("out of memory\nwith details")
+
+        with pytest.raises(ModelError, match="^cannot run net: out of memory$"):
+            OnnxSession(Session(), "cannot run net", {}, "cuda")
