@@ -29,10 +29,10 @@ from hwnas.networks import BlockCounts, count
 from hwnas.spaces.base import Block, Genotype, GenotypeArray, SearchSpace, Shape
 from hwnas.strategies.base import Costs
 from predictors.network_latency import NetworkLatencyPredictor
+from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
 from profilers.measurement import KernelNode
 from profilers.onnx_models import make_model
-from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 
 PREDICTABLE = ("latency_ms", "params", "macs")
@@ -126,7 +126,7 @@ class _Pieces(nn.Module):
         return tuple(after(block(before(x))) for before, block, after, x in rows)
 
 
-def export_pieces(pieces: Sequence[Piece], profiler: Profiler) -> list[PieceKernels]:
+def export_pieces(pieces: Sequence[Piece], profiler: AnyProfiler) -> list[PieceKernels]:
     """Export pieces in one model and cut the runtime's graph of it into theirs."""
     batch = profiler.target.batch
     examples = [torch.zeros((batch, *piece.in_shape)) for piece in pieces]
@@ -226,7 +226,7 @@ class CostTable:
         store: Keeps the pieces between runs.
     """
 
-    def __init__(self, space: SearchSpace, profiler: Profiler, store: MeasurementStore) -> None:
+    def __init__(self, space: SearchSpace, profiler: AnyProfiler, store: MeasurementStore) -> None:
         self.space = space
         self._profiler = profiler
         self._store = store

@@ -254,7 +254,9 @@ class _Run:
                     n_networks=self.config.networks,
                     progress=self.progress,
                 )
-                predictor = NetworkLatencyPredictor(level=self.config.level).fit(measured)
+                predictor = NetworkLatencyPredictor(level=self.config.level).fit(
+                    measured, isolated=store.isolated(self.target)
+                )
                 save_predictor(predictor, path)
         predictor.check_target(self.target)
         return predictor

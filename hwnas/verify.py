@@ -25,9 +25,9 @@ from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import Device
+from profilers.isolation import IsolatedProfiler
 from profilers.measurement import NetworkMeasurement
 from profilers.onnx_models import OnnxModel, load_model
-from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
@@ -135,32 +135,12 @@ def verify(
     The latencies are measured in turns, so that all meet the same machine. All measurements go to
     the store: the next fit of a predictor learns from what this one missed.
     """
-    profiler = Profiler(target)
-    exported: list[Trained] = []
-    parities: list[float] = []
-    models: list[OnnxModel] = []
-    profiles: list[NetworkMeasurement] = []
     shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
-    with progress.task("exporting and measuring", len(trained)) as task:
-        for item in trained:
-            path = folder / CANDIDATES / f"{item.name}.onnx"
-            try:
-                parities.append(export_candidate(item, data, target, path))
-            except ExportMismatchError as error:
-                progress.say(f"left out: {error}")
-                continue
-            exported.append(item)
-            models.append(load_model(path, batch=target.batch))
-            tags = {FAMILY_TAG: item.kind, ARCHITECTURE_TAG: item.architecture.to_json()}
-            profiles.append(profiler.profile(models[-1], seconds=SECONDS_PROFILE, tags=tags))
-            task.update(len(models), note=item.name)
-    with progress.task("measuring in turns", None) as task:
-        samples = profiler.latency(models, seconds=SECONDS_LATENCY, on_round=task.update)
-        for item, sampled in zip(exported, samples, strict=True):
-            if sampled.warning:
-                progress.say(f"{item.name}: {sampled.warning}")
+    with IsolatedProfiler(target, references_ms=store.references_ms(target)) as profiler:
+        exported, parities, measured = _export_and_measure(
+            trained, data, profiler, folder, progress
+        )
     with progress.task("scoring", len(exported)) as task:
-        measured = [replace(p, samples=s) for p, s in zip(profiles, samples, strict=True)]
         for measurement in measured:
             store.add(measurement, device)
         predicted = predictor.predict([[run.kernel for run in m.kernels] for m in measured])
@@ -188,6 +168,40 @@ def verify(
             candidates.append(replace(candidate, meets_budget=not _misses(candidate, budgets)))
             task.update(i + 1, note=item.name)
     return judge(candidates, budgets)
+
+
+def _export_and_measure(
+    trained: Sequence[Trained],
+    data: DataSet,
+    profiler: IsolatedProfiler,
+    folder: Path,
+    progress: Progress,
+) -> tuple[list[Trained], list[float], list[NetworkMeasurement]]:
+    """Those that PyTorch agrees with, the largest difference of each, and its measurement."""
+    exported: list[Trained] = []
+    parities: list[float] = []
+    models: list[OnnxModel] = []
+    profiles: list[NetworkMeasurement] = []
+    with progress.task("exporting and measuring", len(trained)) as task:
+        for item in trained:
+            path = folder / CANDIDATES / f"{item.name}.onnx"
+            try:
+                parities.append(export_candidate(item, data, profiler.target, path))
+            except ExportMismatchError as error:
+                progress.say(f"left out: {error}")
+                continue
+            exported.append(item)
+            models.append(load_model(path, batch=profiler.target.batch))
+            tags = {FAMILY_TAG: item.kind, ARCHITECTURE_TAG: item.architecture.to_json()}
+            profiles.append(profiler.profile(models[-1], seconds=SECONDS_PROFILE, tags=tags))
+            task.update(len(models), note=item.name)
+    with progress.task("measuring in turns", None) as task:
+        samples = profiler.latency(models, seconds=SECONDS_LATENCY, on_round=task.update)
+        for item, sampled in zip(exported, samples, strict=True):
+            if sampled.warning:
+                progress.say(f"{item.name}: {sampled.warning}")
+    measured = [replace(p, samples=s) for p, s in zip(profiles, samples, strict=True)]
+    return exported, parities, measured
 
 
 def _misses(candidate: Candidate, budgets: Sequence[Budget]) -> list[str]:

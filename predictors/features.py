@@ -26,6 +26,8 @@ EXTENT = tuple(
 _ACTIVATIONS = {None: 0, "Relu": 1, "Clip": 1, "LeakyRelu": 1, "HardSigmoid": 2, "HardSwish": 3,
                 "Sigmoid": 4, "Tanh": 5}  # fmt: skip
 _OTHER_ACTIVATION = 6
+# Among the inputs; before it, quantized kernels have the scale and zero point of the first.
+_WEIGHT_POSITION = {"QLinearConv": 3, "QGemm": 3, "QLinearMatMul": 3}
 _NOTHING = Tensor("float", (0,))
 
 
@@ -50,14 +52,16 @@ def _features(kernel: Kernel) -> list[float]:
     # Sequences are no tensors: a kernel that only handles those shows neither inputs nor outputs.
     source, *_ = (*kernel.inputs, *kernel.outputs, _NOTHING)
     target = kernel.outputs[0] if kernel.outputs else source
-    weight = kernel.inputs[1] if n_macs and len(kernel.inputs) > 1 else None
+    position = _WEIGHT_POSITION.get(kernel.kind.rsplit(":", 1)[-1], 1)
+    weight = kernel.inputs[position] if n_macs and len(kernel.inputs) > position else None
     group = int(kernel.attribute("group", 1))
     window = kernel.attribute("kernel_shape", ()) or (
         weight.shape[2:] if weight and len(weight.shape) > 2 else ()
     )
     strides = kernel.attribute("strides", ()) or (1,)
-    in_channels = source.shape[1] if len(source.shape) > 1 else source.n_elements
-    out_channels = target.shape[1] if len(target.shape) > 1 else target.n_elements
+    axis = -1 if kernel.attribute("channels_last", 0) else 1
+    in_channels = source.shape[axis] if len(source.shape) > 1 else source.n_elements
+    out_channels = target.shape[axis] if len(target.shape) > 1 else target.n_elements
     n_bytes = kernel.n_bytes
     return [
         math.log1p(n_macs),

@@ -26,6 +26,10 @@ N_FOLDS = 3
 # Of the measurements of a kernel: disturbances only ever add time.
 QUANTILE = 0.25
 PRIOR = 2
+# Log errors: of kernels measured outside of any network, after a correction by kind, and of
+# predictions outside of what was measured. Inside, the learner is often better than isolation.
+ISOLATED_ERROR, MIN_OUTSIDE_ERROR = 0.1, 0.5
+MIN_BOTH_WAYS = 3
 _ANY_KIND = ""
 
 
@@ -51,8 +55,20 @@ class KernelLatencyPredictor:
         self.trees_: TreeEnsemble | None = None
         self.error_ = 0.0
 
-    def fit(self, kernels: Sequence[Kernel], latency_ms: FloatArray) -> Self:
-        """Learn from kernels and their latencies, `(n,)`; a kernel may occur several times."""
+    def fit(
+        self,
+        kernels: Sequence[Kernel],
+        latency_ms: FloatArray,
+        *,
+        isolated: Mapping[Kernel, float] | None = None,
+    ) -> Self:
+        """Learn from kernels of networks and their latencies, `(n,)`; one may occur several times.
+
+        `isolated` holds the milliseconds of kernels measured outside of any network, as they were.
+        Those that no network has shown are looked up too: corrected by what isolation does to their
+        kind, and drawn towards the prediction as far as that is the surer of the two. Nothing is
+        learned from them about others.
+        """
         if len(kernels) != len(latency_ms) or not len(kernels):
             raise ValueError(
                 f"as many latencies as kernels are needed, and at least one, got "
@@ -90,7 +106,21 @@ class KernelLatencyPredictor:
         self.measured_ms_ = dict(
             zip((k.key for k in unique), (base_ms * np.exp(blended)).tolist(), strict=True)
         )
+        self._look_up(_corrected(isolated or {}, dict(zip(unique, y_ms.tolist(), strict=True))))
         return self
+
+    def _look_up(self, isolated_ms: Mapping[Kernel, float]) -> None:
+        """Know kernels that no network has shown: two estimates, each by its inverse variance."""
+        assert self.measured_ms_ is not None
+        kernels = list(isolated_ms)
+        predicted_ms, is_inside = self.predict(kernels)
+        outside = max(2 * self.error_, MIN_OUTSIDE_ERROR)
+        for kernel, ms, inside in zip(kernels, predicted_ms, is_inside, strict=True):
+            error = self.error_ if inside else outside
+            weight = error**2 / (error**2 + ISOLATED_ERROR**2)
+            self.measured_ms_[kernel.key] = float(
+                ms ** (1 - weight) * isolated_ms[kernel] ** weight
+            )
 
     def predict(self, kernels: Sequence[Kernel]) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Latencies in ms `(n,)`, and which of the kernels are known `(n,)`."""
@@ -191,6 +221,30 @@ class KernelLatencyPredictor:
         ):
             raise ValueError("its arrays do not belong together")
         return predictor
+
+
+def _corrected(
+    isolated: Mapping[Kernel, float], in_place_ms: Mapping[Kernel, float]
+) -> dict[Kernel, float]:
+    """The isolated kernels that no network has shown, in the milliseconds of networks."""
+    ratios: dict[str, list[float]] = {}
+    for kernel in isolated.keys() & in_place_ms.keys():
+        ratio = in_place_ms[kernel] / max(isolated[kernel], MIN_FLOOR_MS)
+        for kind in (kernel.kind, _ANY_KIND):
+            ratios.setdefault(kind, []).append(ratio)
+
+    def factor(kind: str) -> float:
+        for name in (kind, _ANY_KIND):
+            if len(ratios.get(name, ())) >= MIN_BOTH_WAYS:
+                return float(np.median(ratios[name]))
+        return 1.0
+
+    factors = {kind: factor(kind) for kind in {kernel.kind for kernel in isolated}}
+    return {
+        kernel: max(ms * factors[kernel.kind], MIN_FLOOR_MS)
+        for kernel, ms in isolated.items()
+        if kernel not in in_place_ms
+    }
 
 
 def _fit_roofline(terms: FloatArray, y_ms: FloatArray) -> FloatArray:

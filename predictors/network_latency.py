@@ -13,7 +13,7 @@ from predictors.errors import NotFittedError, PredictorError, WrongTargetError
 from predictors.intervals import conformal_bounds, local_scale
 from predictors.kernel_latency import KernelLatencyPredictor
 from profilers.kernels import Kernel
-from profilers.measurement import NetworkMeasurement
+from profilers.measurement import KernelLatency, NetworkMeasurement
 from profilers.targets import Target
 
 FloatArray = NDArray[np.float64]
@@ -70,8 +70,16 @@ class NetworkLatencyPredictor:
         self.bounds_ = (0.0, 0.0)
         self.held_out_ = np.zeros((2, 0))
 
-    def fit(self, measurements: Sequence[NetworkMeasurement]) -> Self:
+    def fit(
+        self,
+        measurements: Sequence[NetworkMeasurement],
+        *,
+        isolated: Mapping[Kernel, KernelLatency] | None = None,
+    ) -> Self:
         """Learn from the measurements of one target, at least `MIN_NETWORKS`.
+
+        `isolated` is what `MeasurementStore.isolated` says of that target: kernels that no network
+        has shown. They say nothing about networks, so intervals rest on `measurements` alone.
 
         Raises:
             PredictorError: There are too few, or they are of several targets.
@@ -92,13 +100,14 @@ class NetworkLatencyPredictor:
                 f"{_n_distinct(networks)}; measure more with `hwnas profile`"
             )
         (self.target_,) = targets.values()
-        self.held_out_ = self._cross_predict(networks)
+        isolated_ms = {kernel: run.latency_ms for kernel, run in (isolated or {}).items()}
+        self.held_out_ = self._cross_predict(networks, isolated_ms)
         predicted, measured = self.held_out_
         errors = np.log(measured / predicted)
         self.scale_ = local_scale(np.log(predicted), errors)
         scaled = errors / np.interp(np.log(predicted), *self.scale_)
         self.bounds_ = conformal_bounds(scaled, level=self.level)
-        self.kernels_ = self._fit_kernels(networks)
+        self.kernels_ = self._fit_kernels(networks, isolated_ms)
         self.coef_ = _fit_overhead(*self._sums(self.kernels_, networks), _measured_ms(networks))
         return self
 
@@ -161,10 +170,14 @@ class NetworkLatencyPredictor:
                 f"[{target.key}]. Fit one there: hwnas profile, hwnas fit"
             )
 
-    def _fit_kernels(self, measurements: Sequence[NetworkMeasurement]) -> KernelLatencyPredictor:
+    def _fit_kernels(
+        self, measurements: Sequence[NetworkMeasurement], isolated_ms: Mapping[Kernel, float]
+    ) -> KernelLatencyPredictor:
         runs = [run for m in measurements for run in m.kernels]
         return KernelLatencyPredictor(seed=self.seed).fit(
-            [run.kernel for run in runs], np.array([run.latency_ms for run in runs])
+            [run.kernel for run in runs],
+            np.array([run.latency_ms for run in runs]),
+            isolated=isolated_ms,
         )
 
     @staticmethod
@@ -174,7 +187,9 @@ class NetworkLatencyPredictor:
         sums = [kernels.predict([run.kernel for run in m.kernels])[0].sum() for m in networks]
         return np.array(sums), np.array([len(m.kernels) for m in networks], dtype=np.float64)
 
-    def _cross_predict(self, networks: Sequence[NetworkMeasurement]) -> FloatArray:
+    def _cross_predict(
+        self, networks: Sequence[NetworkMeasurement], isolated_ms: Mapping[Kernel, float]
+    ) -> FloatArray:
         """Predict every network by a model fitted without any measurement of it, `(2, n)`."""
         digests = sorted({m.digest for m in networks})
         order = np.random.default_rng(self.seed).permutation(len(digests))
@@ -185,7 +200,7 @@ class NetworkLatencyPredictor:
             if not held_out:
                 continue
             rest = [m for m in networks if fold_of[m.digest] != fold]
-            kernels = self._fit_kernels(rest)
+            kernels = self._fit_kernels(rest, isolated_ms)
             coef = _fit_overhead(*self._sums(kernels, rest), _measured_ms(rest))
             sums, n_kernels = self._sums(kernels, held_out)
             predicted.append(

@@ -17,7 +17,7 @@ import numpy as np
 
 from profilers.errors import TargetError
 from profilers.nvidia import total_energy_mj
-from profilers.runtimes.catalog import RUNTIMES
+from profilers.runtimes.catalog import runtime_spec
 
 if TYPE_CHECKING:
     from profilers.targets import Target
@@ -117,7 +117,7 @@ def energy_counter(target: Target, *, powercap: Path = POWERCAP) -> EnergyCounte
     With a GPU it is the GPU's alone, what the CPU does meanwhile is not in it.
     """
     try:
-        if RUNTIMES[target.runtime].accelerator == "cuda":
+        if runtime_spec(target.runtime).accelerator == "cuda":
             return NvmlCounter()
         return RaplCounter(powercap)
     except TargetError:

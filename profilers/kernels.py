@@ -126,14 +126,22 @@ class Kernel:
         return f"{name} {shapes(self.inputs)} → {shapes(self.outputs)}".replace("  ", " ")
 
 
-def _conv_macs(kernel: Kernel) -> int:
-    weight, output = kernel.inputs[1], kernel.outputs[0]
-    # (M, C/group, kH, kW): every output element needs C/group · kH · kW products.
-    return output.n_elements * math.prod(weight.shape[1:])
+def _conv_macs(kernel: Kernel, weight: int = 1) -> int:
+    output, shape = kernel.outputs[0], kernel.inputs[weight].shape
+    # (M, C/group, kH, kW): every output element needs C/group · kH · kW products. OpenVINO has one
+    # dimension more for groups: (group, M/group, C/group, kH, kW).
+    n_outer = 1 + max(0, len(shape) - len(output.shape))
+    return output.n_elements * math.prod(shape[n_outer:])
+
+
+def _quantized_conv_macs(kernel: Kernel) -> int:
+    return _conv_macs(kernel, weight=3)  # behind the input's scale and zero point
 
 
 def _conv_transpose_macs(kernel: Kernel) -> int:
-    return kernel.inputs[0].n_elements * math.prod(kernel.inputs[1].shape[1:])
+    source, shape = kernel.inputs[0], kernel.inputs[1].shape
+    n_outer = 1 + max(0, len(shape) - len(source.shape))
+    return source.n_elements * math.prod(shape[n_outer:])
 
 
 def _matmul_macs(kernel: Kernel) -> int:
@@ -152,18 +160,66 @@ def _recurrent_macs(kernel: Kernel) -> int:
     return steps * batch * (kernel.inputs[1].n_elements + kernel.inputs[2].n_elements)
 
 
+def _openvino_recurrent_macs(kernel: Kernel) -> int:
+    # The last three are weights of the input, weights of the state, bias; a cell has no steps.
+    weights = sum(tensor.n_elements for tensor in kernel.inputs[-3:-1])
+    return math.prod(kernel.inputs[0].shape[:-1]) * weights
+
+
+def _openvino_subgraph_macs(kernel: Kernel) -> int:
+    """Of a chain of operators in one loop; attention is one, its first product is not named."""
+    inner, operators = kernel.attribute("inner"), kernel.attribute("operators", ())
+    if inner is None:
+        return 0
+    queries = kernel.inputs[0].n_elements if "Softmax" in operators else 0
+    return int((queries + kernel.outputs[0].n_elements) * inner)
+
+
+def _attention_macs(kernel: Kernel) -> int:
+    """Of queries, keys and values, each `(batch, length, width)` or with heads before length."""
+    queries, keys, output = kernel.inputs[0], kernel.inputs[1], kernel.outputs[0]
+    # Every element of the queries meets every key, and every one of the output every value.
+    return (queries.n_elements + output.n_elements) * keys.shape[-2]
+
+
+def _projected_attention_macs(kernel: Kernel) -> int:
+    """Of an input `(batch, length, width)` and the packed weights of all three projections."""
+    source, weight = kernel.inputs[0], kernel.inputs[1]
+    rows, length = math.prod(source.shape[:-1]), source.shape[-2]
+    return rows * weight.n_elements + 2 * kernel.outputs[0].n_elements * length
+
+
 MACS: dict[str, Callable[[Kernel], int]] = {
     "Conv": _conv_macs,
     "FusedConv": _conv_macs,
     "NhwcFusedConv": _conv_macs,
+    "ConvInteger": _conv_macs,
+    "QLinearConv": _quantized_conv_macs,
     "ConvTranspose": _conv_transpose_macs,
     "MatMul": _matmul_macs,
     "FusedMatMul": _matmul_macs,
+    "QLinearMatMul": _matmul_macs,
+    "MatMulInteger": _matmul_macs,
+    "MatMulIntegerToFloat": _matmul_macs,
+    "DynamicQuantizeMatMul": _matmul_macs,
     "Gemm": _gemm_macs,
     "FusedGemm": _gemm_macs,
+    "QGemm": _gemm_macs,
     "LSTM": _recurrent_macs,
     "GRU": _recurrent_macs,
     "RNN": _recurrent_macs,
+    "Attention": _attention_macs,
+    "MultiHeadAttention": _attention_macs,
+    "com.microsoft:Attention": _projected_attention_macs,
+    "com.microsoft:QAttention": _projected_attention_macs,
+    # OpenVINO's
+    "Convolution": _conv_macs,
+    "Deconvolution": _conv_transpose_macs,
+    "FullyConnected": _matmul_macs,
+    "RNNSeq": _openvino_recurrent_macs,
+    "RNNCell": _openvino_recurrent_macs,
+    "Subgraph": _openvino_subgraph_macs,
+    "ScaledDotProductAttention": _attention_macs,
 }
 
 
@@ -172,5 +228,5 @@ def macs(kernel: Kernel) -> int:
 
     0 for kernels without products of matrices: their cost is in the bytes they move.
     """
-    count = MACS.get(kernel.kind.rsplit(":", 1)[-1])
+    count = MACS.get(kernel.kind) or MACS.get(kernel.kind.rsplit(":", 1)[-1])
     return count(kernel) if count else 0

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from profilers.errors import ModelError
+from profilers.kernels import AttributeValue
 
 # The newest that the runtimes in `targets.py` read; `onnx` itself may write newer ones.
 MAX_IR_VERSION = 11
@@ -215,3 +216,17 @@ def _name_nodes(proto: onnx.ModelProto) -> None:
             node.name = name
             taken.add(name)
         seen.add(node.name)
+
+
+def node_attributes(node: onnx.NodeProto) -> tuple[tuple[str, AttributeValue], ...]:
+    """A node's attributes by name; tensors and graphs are left out, their size is in the shapes."""
+    found: list[tuple[str, AttributeValue]] = []
+    for attribute in sorted(node.attribute, key=lambda a: a.name):
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            found.append((attribute.name, value.decode("utf-8", "replace")))
+        elif isinstance(value, int | float):
+            found.append((attribute.name, value))
+        elif isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
+            found.append((attribute.name, tuple(value)))
+    return tuple(found)

@@ -69,7 +69,7 @@ CREATE TABLE graph (
     runtime TEXT NOT NULL, key TEXT NOT NULL, nodes TEXT NOT NULL, PRIMARY KEY (runtime, key)
 ) WITHOUT ROWID;
 """
-BUSY_TIMEOUT_S = 30.0
+BUSY_TIMEOUT_S, BUSY_PAUSE_S = 30.0, 0.02
 N_REFERENCES = 1000
 # What damaged text and arrays raise when they are decoded; SQLite checks only its own structure.
 _DAMAGE = (ValueError, KeyError, TypeError)
@@ -95,12 +95,26 @@ class MeasurementStore:
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
             try:
                 self._is_empty()  # before anything is written: a stranger's file stays as it is
-                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._use_wal()
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._create()
             except BaseException:
                 self._connection.close()
                 raise
+
+    def _use_wal(self) -> None:
+        """Let readers and a writer work at the same time; the file remembers it."""
+        give_up = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                # Two processes that make the file at once: SQLite does not wait here by itself.
+                is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() > give_up:
+                    raise
+                time.sleep(BUSY_PAUSE_S)
 
     def _create(self) -> None:
         with self._transaction() as connection:
@@ -157,10 +171,11 @@ class MeasurementStore:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # a full disk has ended it already
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def add(self, measurement: NetworkMeasurement, device: Device) -> None:
         """Write one measurement, whole or not at all."""
@@ -241,6 +256,33 @@ class MeasurementStore:
                 (target.key, digest, name, reason, time.time()),
             )
 
+    def has(self, target: Target, digest: str) -> bool:
+        """Whether a model was measured on a target, by this process or by another, until now."""
+        return self._finds(
+            "SELECT 1 FROM network WHERE target = ? AND digest = ?", target.key, digest
+        )
+
+    def has_isolated(self, target: Target, kernel: Kernel) -> bool:
+        """Whether a kernel was measured outside of any network on a target until now."""
+        return self._finds(
+            "SELECT 1 FROM isolated_kernel JOIN kernel ON kernel.id = isolated_kernel.kernel "
+            "WHERE target = ? AND key = ?",
+            target.key,
+            kernel.key,
+        )
+
+    def n_failures(self, target: Target, digest: str) -> int:
+        """How often measuring a model on a target has failed until now."""
+        with self._errors("read", *_DAMAGE):
+            (n,) = self._connection.execute(
+                "SELECT count(*) FROM failure WHERE target = ? AND digest = ?", (target.key, digest)
+            ).fetchone()
+            return int(n)
+
+    def _finds(self, query: str, *values: str) -> bool:
+        with self._errors("read", *_DAMAGE):
+            return self._connection.execute(query + " LIMIT 1", values).fetchone() is not None
+
     def failures(self, target: Target) -> dict[str, str]:
         """Reason by digest of the models that could not be measured on a target."""
         with self._errors("read", *_DAMAGE):
@@ -313,13 +355,13 @@ class MeasurementStore:
 
     def references_ms(self, target: Target) -> list[float]:
         """What the reference network took beside earlier measurements, the newest last."""
-        with self._errors("read"):
+        with self._errors("read", *_DAMAGE):
             rows = self._connection.execute(
                 "SELECT reference_ms FROM network WHERE target = ? AND reference_ms NOT NULL "
                 "ORDER BY id DESC LIMIT ?",
                 (target.key, N_REFERENCES),
             ).fetchall()
-        return [float(ms) for (ms,) in reversed(rows)]
+            return [float(ms) for (ms,) in reversed(rows)]
 
     def graphs(self, runtime: str, keys: Sequence[str]) -> dict[str, list[Any]]:
         """The stored pieces among `keys`, as `add_graphs` was given them."""

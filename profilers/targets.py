@@ -10,7 +10,7 @@ from typing import Any
 
 from profilers.devices import Device, this_device
 from profilers.errors import TargetError, unknown_name
-from profilers.runtimes.catalog import RUNTIMES, RuntimeSpec
+from profilers.runtimes.catalog import RUNTIMES, RuntimeSpec, runtime_names, runtime_spec
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEFAULT_RUNTIME = "onnxruntime-cpu"
@@ -21,7 +21,7 @@ class Target:
     """Where a latency holds: not on another device, runtime version, thread count or batch.
 
     Attributes:
-        runtime: One of `RUNTIMES`.
+        runtime: One of `profilers.runtimes.catalog.runtime_names()`.
         version: The runtime's version.
         precision: Of weights and activations, one of `PRECISIONS`.
         threads: Threads within one kernel.
@@ -77,9 +77,7 @@ def make_target(
     Raises:
         TargetError: The runtime is unknown or not installed, or cannot be run this way.
     """
-    if runtime not in RUNTIMES:
-        raise TargetError(unknown_name("target", runtime, RUNTIMES))
-    spec = RUNTIMES[runtime]
+    spec = runtime_spec(runtime)
     if precision not in PRECISIONS:
         raise TargetError(unknown_name("precision", precision, PRECISIONS))
     if precision not in spec.precisions:
@@ -88,12 +86,17 @@ def make_target(
         )
     if threads < 1 or batch < 1:
         raise TargetError(f"threads and batch must be at least 1, got {threads=}, {batch=}")
-    version = _version(runtime, spec)
     device = _device()
     if threads > device.cores:
         raise TargetError(
             f"{threads=} asked for, but this machine has {device.cores} cores; more "
             f"threads than cores measure the scheduler"
+        )
+    needed = spec.isa.get(precision)
+    if needed is not None and not set(needed) & set(device.isa):
+        raise TargetError(
+            f"target {runtime!r} computes in {precision} only on a CPU with {' or '.join(needed)}, "
+            f"and {device.cpu} has none of them: use --precision fp32"
         )
     name = f"{device.cpu} ({device.cores} cores)"
     if spec.accelerator == "cuda":
@@ -103,35 +106,79 @@ def make_target(
                 f"`nvidia-smi`, or use another target"
             )
         name = device.gpus[0].name
+    version = _version(runtime, spec)
     return Target(runtime, version, precision, threads, batch, device.fingerprint, name)
 
 
 def available_targets() -> tuple[str, ...]:
     """Names of the runtimes that can be measured on this machine now."""
     found = []
-    for name in RUNTIMES:
+    for name in runtime_names():
         with suppress(TargetError):
             found.append(make_target(name).runtime)
     return tuple(found)
 
 
-def _version(runtime: str, spec: RuntimeSpec) -> str:
-    for distribution in spec.distributions:
-        with suppress(metadata.PackageNotFoundError):
-            version = metadata.version(distribution)
-            break
-    else:
-        raise TargetError(
-            f"target {runtime!r} needs the package {spec.distributions[0]!r}, which is not "
-            f"installed: pip install {spec.distributions[0]}"
-        )
-    if spec.provider is not None:
-        import onnxruntime
+def available_precisions(runtime: str) -> tuple[str, ...]:
+    """Precisions in which a runtime can be measured on this machine; none if it cannot at all.
 
-        listed = onnxruntime.get_available_providers()
-        if spec.provider not in listed:
+    Raises:
+        TargetError: There is no such runtime.
+    """
+    spec = runtime_spec(runtime)
+    found = []
+    for precision in spec.precisions:
+        with suppress(TargetError):
+            found.append(make_target(runtime, precision=precision).precision)
+    return tuple(found)
+
+
+def _version(runtime: str, spec: RuntimeSpec) -> str:
+    """Version of the package that runs the models, which must be installed."""
+    first = spec.distributions[0]
+    versions = _installed(spec.distributions)
+    if spec.provider is None:
+        if not versions:
             raise TargetError(
-                f"target {runtime!r} needs {spec.provider}, which this ONNX Runtime {version} does "
-                f"not have (it lists {', '.join(listed)}): pip install {spec.distributions[0]}"
+                f"target {runtime!r} needs the package {first!r}, which is not installed: "
+                f"pip install {first}"
             )
+        if spec.accelerator == "cuda" and "torch" in versions:
+            import torch  # a CPU build is installed under the same name
+
+            if torch.version.cuda is None:
+                raise TargetError(
+                    f"target {runtime!r} needs a PyTorch built for CUDA, and {torch.__version__} "
+                    f"is not: install one from https://pytorch.org/get-started"
+                )
+        return next(iter(versions.values()))
+    try:
+        import onnxruntime
+    except ImportError:
+        raise TargetError(
+            f"target {runtime!r} needs ONNX Runtime, which is not installed: pip install {first}"
+        ) from None
+    version = str(onnxruntime.__version__)
+    listed = onnxruntime.get_available_providers()
+    if spec.provider not in listed:
+        # All packages of ONNX Runtime install the same module, the last one wins.
+        others = _installed(RUNTIMES[DEFAULT_RUNTIME].distributions)
+        advice = (
+            f"{first} has it on other systems only, use another target"
+            if first in versions
+            else f"pip uninstall {' '.join(others)}, then pip install {first}"
+        )
+        raise TargetError(
+            f"target {runtime!r} needs {spec.provider}, which this ONNX Runtime {version} does not "
+            f"have (it lists {', '.join(listed)}): {advice}"
+        )
     return version
+
+
+def _installed(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    versions = {}
+    for distribution in distributions:
+        with suppress(metadata.PackageNotFoundError):
+            versions[distribution] = metadata.version(distribution)
+    return versions

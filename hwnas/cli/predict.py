@@ -61,13 +61,13 @@ def fit(
             f"hwnas profile space:mobile --measurements {measurements}"
         )
     with MeasurementStore(measurements) as store:
-        found = store.networks(chosen)
+        found, isolated = store.networks(chosen), store.isolated(chosen)
     if not found:
         raise StoreError(
             f"{measurements} holds no measurement of {chosen.describe()} "
             f"[{chosen.key}]; measure first: hwnas profile space:mobile"
         )
-    predictor = NetworkLatencyPredictor(level=level).fit(found)
+    predictor = NetworkLatencyPredictor(level=level).fit(found, isolated=isolated)
     save_predictor(predictor, out)
     predicted, measured = predictor.held_out_
     ours = accuracy(predicted, measured)

@@ -69,7 +69,7 @@ class ProfiledSession(Session, Protocol):
 
 
 class Runtime(Protocol):
-    """Loads models on one target. `runtimes/openvino.py` is the shortest example.
+    """Loads models on one target. `ToyRuntime` in the contract test is the shortest example.
 
     Both methods raise `ModelError` if the runtime cannot load the model or run it once.
     """

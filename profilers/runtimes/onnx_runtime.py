@@ -1,48 +1,58 @@
-"""ONNX Runtime, any of its execution providers: kernels in situ from its profile and its graph.
+"""ONNX Runtime, any of its execution providers: loading and running models.
 
-The profile gives every kernel's time and tensor shapes, the saved optimized graph its attributes,
-its fused activation and what it is connected to; both know a node by its name.
+What its profile says about the kernels is read in `onnx_profile.py`.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
 from profilers.errors import ModelError
-from profilers.kernels import AttributeValue, Kernel, Tensor
-from profilers.measurement import KernelNode
 from profilers.onnx_models import OnnxModel
-from profilers.runtimes.base import Feed, FloatArray, KernelTrace
-from profilers.runtimes.catalog import RUNTIMES
+from profilers.precision import Converter
+from profilers.runtimes.base import Feed, KernelTrace
+from profilers.runtimes.catalog import runtime_spec
+from profilers.runtimes.onnx_profile import as_one_kernel, read_trace
 from profilers.targets import Target
 
-_SUFFIX = "_kernel_time"
-_CONTROL_FLOW = ("If", "Loop", "Scan")
+_CPU = "CPUExecutionProvider"
+_OPENVINO = "OpenVINOExecutionProvider"
+# Providers with a memory of their own, by the name that ONNX Runtime gives it.
+_DEVICE_MEMORY = {
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "cuda",
+    "NvTensorRTRTXExecutionProvider": "cuda",
+    "MIGraphXExecutionProvider": "cuda",  # AMD's GPUs go by this name as well
+    "CANNExecutionProvider": "cann",
+    "DmlExecutionProvider": "dml",
+}
+_SYMMETRIC_INT8 = ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
 class OnnxRuntime:
     """Runs ONNX models with the execution provider that the target names.
 
-    Nodes that the provider does not take run on the CPU, as they would for a user; their names in
-    the profile say so.
+    Nodes that the provider does not take run on the CPU, as they would for a user; their kernels
+    have an attribute that says so.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self._provider = RUNTIMES[target.runtime].provider or "CPUExecutionProvider"
+        self._provider = runtime_spec(target.runtime).provider or _CPU
+        self._convert = Converter(target.precision, symmetric=self._provider in _SYMMETRIC_INT8)
 
     def session(self, model: OnnxModel, feed: Feed) -> OnnxSession:
         """Load `model` with the runtime's defaults."""
-        return OnnxSession(self._load(model, ort.SessionOptions()), self._running(model), feed)
+        converted = self._convert(model)
+        session = self._load(converted, ort.SessionOptions())
+        self._refuse_hidden_failure(session, converted, feed)
+        return OnnxSession(session, self._running(model), feed, self._memory)
 
     def profiled_session(self, model: OnnxModel, feed: Feed) -> ProfiledOnnxSession:
         """Load `model` with profiling on and memory patterns off.
@@ -52,24 +62,25 @@ class OnnxRuntime:
         """
         folder = tempfile.TemporaryDirectory(prefix="hwnas-")
         try:
-            path = Path(folder.name)
-            options = ort.SessionOptions()
-            options.enable_profiling = True
-            options.profile_file_prefix = str(path / "profile")
-            options.enable_mem_pattern = False
-            options.optimized_model_filepath = str(path / "optimized.onnx")
-            # Only the graph is read: keep the weights, often hundreds of megabytes, out of it.
-            options.add_session_config_entry(
-                "session.optimized_model_external_initializers_file_name", "weights.bin"
+            converted = self._convert(model)
+            try:
+                session = self._load(converted, _profiling(Path(folder.name), keep_graph=True))
+            except ModelError as error:
+                # A provider that compiles parts of the model: ONNX Runtime cannot save the rest.
+                if "compiled nodes" not in str(error):
+                    raise
+                session = self._load(converted, _profiling(Path(folder.name), keep_graph=False))
+            self._refuse_hidden_failure(session, converted, feed)
+            return ProfiledOnnxSession(
+                session, self._running(model), feed, self._memory, self._provider, converted, folder
             )
-            options.add_session_config_entry(
-                "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
-            )
-            session = self._load(model, options)
-            return ProfiledOnnxSession(session, self._running(model), feed, folder)
         except BaseException:
             folder.cleanup()
             raise
+
+    @property
+    def _memory(self) -> str | None:
+        return _DEVICE_MEMORY.get(self._provider)
 
     def _load(self, model: OnnxModel, options: ort.SessionOptions) -> ort.InferenceSession:
         options.intra_op_num_threads = self.target.threads
@@ -77,7 +88,12 @@ class OnnxRuntime:
         options.log_severity_level = 4  # what matters is raised
         for name, size in model.dimensions.items():
             options.add_free_dimension_override_by_name(name, size)
-        providers = list(dict.fromkeys([self._provider, "CPUExecutionProvider"]))
+        own_options = {}
+        if self._provider == _OPENVINO:
+            own_options["num_of_threads"] = str(self.target.threads)  # it has threads of its own
+        providers = [(self._provider, own_options)]
+        if self._provider != _CPU:
+            providers.append((_CPU, {}))
         try:
             return ort.InferenceSession(
                 model.proto.SerializeToString(), options, providers=providers
@@ -87,25 +103,80 @@ class OnnxRuntime:
                 f"ONNX Runtime {self.target.version} cannot load {model.name}: {_first_line(error)}"
             ) from None
 
+    def _refuse_hidden_failure(
+        self, session: ort.InferenceSession, model: OnnxModel, feed: Feed
+    ) -> None:
+        """Run models of unknown shapes on the CPU first, where OpenVINO would hide a failure.
+
+        With one thread it goes on with empty tensors behind a node that has failed.
+        """
+        shapes = [output.shape or () for output in session.get_outputs()]
+        if self._provider == _OPENVINO and any(type(n) is not int for s in shapes for n in s):
+            plain = ort.InferenceSession(model.proto.SerializeToString(), providers=[_CPU])
+            OnnxSession(plain, self._running(model), feed)
+
     def _running(self, model: OnnxModel) -> str:
         return f"ONNX Runtime {self.target.version} cannot run {model.name}"
 
 
-class OnnxSession:
-    """A session of ONNX Runtime and its inputs, which stay on the CPU."""
+def _profiling(folder: Path, *, keep_graph: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    options.enable_mem_pattern = False
+    if keep_graph:
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
+        # Only the graph is read: keep the weights, often hundreds of megabytes, out of it.
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", "weights.bin"
+        )
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+        )
+    return options
 
-    def __init__(self, session: ort.InferenceSession, failure: str, feed: Feed) -> None:
+
+class OnnxSession:
+    """A session of ONNX Runtime and its inputs.
+
+    Args:
+        session: The loaded model.
+        failure: Begins the message if it cannot run.
+        feed: Its inputs.
+        memory: Name of the device's memory, where inputs and outputs stay, so that copying them is
+            no part of a run; None: the device computes in the CPU's memory.
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, failure: str, feed: Feed, memory: str | None = None
+    ) -> None:
         self._session = session
         self._names = [output.name for output in session.get_outputs()]
         self._feed = dict(feed)
+        self._binding: Any = None
         try:
+            if memory is not None:
+                self._binding = self._bind(memory)
             self.run()
         except Exception as error:  # the runtime's exceptions share no other base
             raise ModelError(f"{failure}: {_first_line(error)}") from None
 
+    def _bind(self, memory: str) -> Any:
+        binding = self._session.io_binding()
+        for name, array in self._feed.items():
+            binding.bind_cpu_input(name, array)  # copied now, to where the model reads it
+        for name in self._names:
+            binding.bind_output(name, memory)
+        binding.synchronize_inputs()
+        return binding
+
     def run(self) -> None:
         """One inference."""
-        self._session.run(self._names, self._feed)
+        if self._binding is None:
+            self._session.run(self._names, self._feed)
+        else:
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
 
     def close(self) -> None:
         """Nothing to free: the session goes with its last reference."""
@@ -119,16 +190,28 @@ class ProfiledOnnxSession(OnnxSession):
         session: ort.InferenceSession,
         failure: str,
         feed: Feed,
+        memory: str | None,
+        provider: str,
+        model: OnnxModel,
         folder: tempfile.TemporaryDirectory[str],
     ) -> None:
-        super().__init__(session, failure, feed)
+        super().__init__(session, failure, feed, memory)
+        self._is_asynchronous = memory is not None
+        self._provider = provider
+        self._model = model
         self._folder = folder
 
     def trace(self) -> KernelTrace:
         """Read the profile of all runs; there is none after it."""
         events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
-        path = str(Path(self._folder.name) / "optimized.onnx")
-        return read_trace(events, onnx.load_model(path, load_external_data=False).graph)
+        path = Path(self._folder.name) / "optimized.onnx"
+        if path.exists():
+            graph = onnx.load_model(path, load_external_data=False).graph
+        else:
+            graph = self._model.proto.graph
+        trace = read_trace(events, graph, provider=self._provider, digest=self._model.digest)
+        # A device that runs behind the CPU: a node's event ends when the node has been started.
+        return as_one_kernel(trace, events, self._model) if self._is_asynchronous else trace
 
     def close(self) -> None:
         """Remove the profile and the graph."""
@@ -137,100 +220,3 @@ class ProfiledOnnxSession(OnnxSession):
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def read_trace(events: Sequence[dict[str, Any]], graph: onnx.GraphProto) -> KernelTrace:
-    """Join the events of a profile with the nodes of the optimized graph."""
-    kernel_events = _top_level(
-        [event for event in events if event.get("cat") == "Node" and _is_kernel(event)]
-    )
-    first: dict[str, dict[str, Any]] = {}
-    for event in kernel_events:
-        if event["name"] in first:
-            break  # the second run begins
-        first[event["name"]] = event["args"]
-    by_name = {node.name: node for node in graph.node if node.name}
-    unnamed: dict[str, list[onnx.NodeProto]] = defaultdict(list)  # by operator, in running order
-    for node in graph.node:
-        if not node.name:
-            unnamed[node.op_type].append(node)
-    nodes = []
-    for event_name, args in first.items():
-        name = event_name.removesuffix(_SUFFIX)
-        node = by_name.get(name)
-        if node is None and unnamed[args["op_name"]]:
-            node = unnamed[args["op_name"]].pop(0)
-        nodes.append(KernelNode(
-            name,
-            Kernel(
-                kind=_kind(node) if node is not None else args["op_name"],
-                attributes=_attributes(node) if node is not None else (),
-                inputs=_tensors(args["input_type_shape"]),
-                outputs=_tensors(args["output_type_shape"]),
-            ),
-            tuple(node.input) if node is not None else (),
-            tuple(node.output) if node is not None else (),
-        ))  # fmt: skip
-    durations, starts = _by_run(kernel_events, list(first))
-    peak = max((int(args.get("mem_in_use_peak", 0)) for args in first.values()), default=0)
-    return KernelTrace(tuple(nodes), durations, starts, peak or None)
-
-
-def _is_kernel(event: Mapping[str, Any]) -> bool:
-    return str(event["name"]).endswith(_SUFFIX)
-
-
-def _by_run(
-    events: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> tuple[FloatArray, FloatArray]:
-    """Durations and starts in µs, each `(runs, k)`; runs that were cut off are left out."""
-    durations: dict[str, list[int]] = defaultdict(list)
-    starts: dict[str, list[int]] = defaultdict(list)
-    for event in events:
-        durations[event["name"]].append(event["dur"])
-        starts[event["name"]].append(event["ts"])
-    n_runs = min((len(durations[name]) for name in names), default=0)
-
-    def table(columns: Mapping[str, Sequence[int]]) -> FloatArray:
-        rows = [columns[name][:n_runs] for name in names]
-        return np.array(rows, dtype=np.float64).reshape(len(names), n_runs).T
-
-    return table(durations), table(starts)
-
-
-def _top_level(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out what runs inside an If, Loop or Scan: its time is in that node's own event."""
-    kept: list[dict[str, Any]] = []
-    parent_start = float("inf")
-    for event in reversed(events):  # an event is written at its end: the parent's comes last
-        if event["ts"] >= parent_start:
-            continue
-        parent_start = event["ts"] if event["args"]["op_name"] in _CONTROL_FLOW else float("inf")
-        kept.append(event)
-    return kept[::-1]
-
-
-def _kind(node: onnx.NodeProto) -> str:
-    return f"{node.domain}:{node.op_type}" if node.domain else str(node.op_type)
-
-
-def _attributes(node: onnx.NodeProto) -> tuple[tuple[str, AttributeValue], ...]:
-    found: list[tuple[str, AttributeValue]] = []
-    for attribute in sorted(node.attribute, key=lambda a: a.name):
-        value = onnx.helper.get_attribute_value(attribute)
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        elif isinstance(value, list | tuple):
-            if not all(isinstance(item, int | float) for item in value):
-                continue
-            value = tuple(value)
-        elif not isinstance(value, int | float):
-            continue  # tensors and graphs: their size shows in the shapes
-        found.append((str(attribute.name), value))
-    return tuple(found)
-
-
-def _tensors(typed_shapes: Sequence[Mapping[str, Sequence[int]]]) -> tuple[Tensor, ...]:
-    return tuple(
-        Tensor(dtype, tuple(shape)) for item in typed_shapes for dtype, shape in item.items()
-    )

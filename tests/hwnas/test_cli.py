@@ -11,8 +11,8 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from hwnas import __version__, cli, profiling, run, verify
-from hwnas.cli import measure
+from hwnas import __version__, cli, finalists, profiling, run, verify
+from hwnas.cli import output
 from hwnas.cli.output import parse_shapes
 from hwnas.data import load_data
 from hwnas.profiling import profile_space, untrained_model
@@ -85,7 +85,7 @@ MISTAKES = {
     "profile dynamic.onnx": "dynamic shape 1×3×height×8; a latency needs a static one: give",
     "profile stack.onnx --target onnxruntme": "did you mean 'onnxruntime-cpu'",
     "profile stack.onnx --batch 4": "is a batch of 1, but the target has batch 4",
-    "profile stack.onnx --precision fp16": "unknown precision 'fp16'; did you mean 'fp32'",
+    "profile stack.onnx --precision fp16": "no precision 'fp16', only fp32, int8",
     "profile stack.onnx --shape y=1,3,8,8": "has no input 'y'",
     "profile stack.onnx --measurements garbage.npz": "garbage.npz",
     "profile space:mobil": "unknown space 'mobil'; did you mean 'mobile'",
@@ -232,8 +232,8 @@ def test_device_is_plain_data(hwnas):
     found = json.loads(out)
     assert code == 0
     assert found["cores"] >= 1
-    assert found["targets"] == ["onnxruntime-cpu"]
-    assert found["noise_floor"]["relative_spread"] >= 0
+    assert {"onnxruntime-cpu", "torch-cpu"} <= set(found["targets"])
+    assert found["noise"]["relative_spread"] >= 0
 
 
 def test_profile_explains_the_latency_by_its_kernels(hwnas, monkeypatch):
@@ -263,8 +263,12 @@ def test_profile_explains_the_latency_by_its_kernels(hwnas, monkeypatch):
         "inputs",
         "outputs",
     } <= (set(found["kernels"][0]))
-    monkeypatch.setattr(overhead, "SECONDS_EACH", None)  # calibrated once: not used again
     code, out, _ = hwnas("profile stack.onnx --seconds 0.2 --measurements m.db")
+    with MeasurementStore(Path("m.db")) as store:
+        calibrated = [m for m in store.networks() if overhead.CALIBRATION_TAG in m.tags]
+    # Once, but for those that the machine disturbed.
+    steady = [m.name for m in calibrated if m.samples.warning is None]
+    assert len(steady) == len(set(steady)) <= overhead.N_CALIBRATION <= len(calibrated)
     assert code == 0
     assert "of the latency" in out
 
@@ -300,7 +304,7 @@ def test_shapes_are_read_in_both_spellings():
 
 
 def test_the_command_line_and_the_library_keep_measurements_in_one_place():
-    assert measure.DEFAULT_MEASUREMENTS == run.DEFAULT_MEASUREMENTS
+    assert output.DEFAULT_MEASUREMENTS == run.DEFAULT_MEASUREMENTS
 
 
 QUICK = (
@@ -345,7 +349,7 @@ def test_an_interrupted_search_says_how_to_go_on(hwnas, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "train", interrupt)
+    monkeypatch.setattr(finalists, "train", interrupt)
     code, out, err = hwnas(f"{QUICK}stopped")
     assert code == 130
     assert json.loads(out) == {"run": "stopped", "is_complete": False, "front": []}

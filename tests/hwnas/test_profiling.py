@@ -3,15 +3,15 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from hwnas import profiling
+from hwnas import missing_kernels, profiling
 from hwnas.cost import CostTable
+from hwnas.network_choice import choose_networks, sample_networks
 from hwnas.profiling import (
     architecture_digest,
-    choose_networks,
     profile_space,
-    sample_networks,
     untrained_model,
 )
+from profilers.isolation import IsolatedProfiler
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
@@ -81,12 +81,13 @@ def test_a_small_space_gives_each_network_once(table, every):
 
 def test_what_is_stored_is_not_measured_again(space, tmp_path, monkeypatch):
     monkeypatch.setattr(profiling, "SECONDS_PER_NETWORK", 0.05)
+    monkeypatch.setattr(missing_kernels, "SECONDS_PER_MODEL", 0.05)
     target = make_target()
     with MeasurementStore(tmp_path / "m.db") as store:
         first = profile_space(space, target, store, n_networks=3)
         assert len({m.digest for m in first}) == len(first) == 3
         assert all(m.latency_ms > 0 and m.kernels and m.target == target for m in first)
         assert {m.tags["family"] for m in first} == {"tiny"}
-        monkeypatch.setattr(Profiler, "profile", lambda *a, **k: pytest.fail("again"))
+        monkeypatch.setattr(IsolatedProfiler, "profile", lambda *a, **k: pytest.fail("again"))
         again = profile_space(space, target, store, n_networks=3)
     assert [m.digest for m in again] == [m.digest for m in first]

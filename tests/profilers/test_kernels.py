@@ -95,6 +95,99 @@ def test_anything_that_changes_the_cost_changes_the_key():
             Kernel("LSTM", (), floats((6, 2, 3), (1, 16, 3), (1, 16, 4)), floats((6, 1, 2, 4))),
             6 * 2 * 4 * (3 + 4) * 4,
         ),
+        # weights behind the input, its scale and its zero point; channels last changes nothing
+        (
+            Kernel(
+                "com.microsoft:QLinearConv",
+                (("channels_last", 1),),
+                floats((1, 8, 8, 16), (), (), (32, 16, 3, 3), (32,), (32,), (), ()),
+                floats((1, 8, 8, 32)),
+            ),
+            32 * 64 * 16 * 9,
+        ),
+        (
+            Kernel("QLinearMatMul", (), floats((3, 2, 5), (), (), (3, 5, 7)), floats((3, 2, 7))),
+            3 * 2 * 5 * 7,
+        ),
+        (
+            Kernel(
+                "com.microsoft:QGemm",
+                (("transB", 1),),
+                floats((2, 5), (), (), (7, 5)),
+                floats((2, 7)),
+            ),
+            2 * 5 * 7,
+        ),
+        (
+            Kernel(
+                "com.microsoft:DynamicQuantizeMatMul", (), floats((2, 5), (5, 7)), floats((2, 7))
+            ),
+            2 * 5 * 7,
+        ),
+        # 2 examples, 6 queries of 8 numbers meet 9 keys; 6 outputs of 4 numbers from 9 values
+        (
+            Kernel(
+                "com.microsoft:MultiHeadAttention",
+                (("num_heads", 2),),
+                floats((2, 6, 8), (2, 9, 8), (2, 9, 4)),
+                floats((2, 6, 4)),
+            ),
+            2 * (6 * 8 * 9 + 6 * 4 * 9),
+        ),
+        # the same with two heads before the length: 4 and 2 numbers a head
+        (
+            Kernel(
+                "Attention",
+                (),
+                floats((2, 2, 6, 4), (2, 2, 9, 4), (2, 2, 9, 2)),
+                floats((2, 2, 6, 2)),
+            ),
+            2 * (6 * 8 * 9 + 6 * 4 * 9),
+        ),
+        # 2 examples of 6 rows of 5: projected to 3·4, then 6·6 products of 4 numbers, twice
+        (
+            Kernel("com.microsoft:Attention", (), floats((2, 6, 5), (5, 12)), floats((2, 6, 4))),
+            2 * 6 * 5 * 12 + 2 * (2 * 6 * 6 * 4),
+        ),
+        # OpenVINO: 4 groups of 8 outputs that each see 4 channels
+        (
+            Kernel(
+                "Convolution", (), floats((1, 16, 8, 8), (4, 8, 4, 3, 3)), floats((1, 32, 8, 8))
+            ),
+            32 * 64 * 4 * 9,
+        ),
+        (
+            Kernel("Convolution", (), floats((1, 16, 8, 8), (32, 16, 3, 3)), floats((1, 32, 8, 8))),
+            32 * 64 * 16 * 9,
+        ),
+        (Kernel("FullyConnected", (), floats((2, 5), (7, 5), (7,)), floats((2, 7))), 2 * 5 * 7),
+        (
+            Kernel(
+                "Deconvolution", (), floats((1, 4, 5, 5), (2, 2, 3, 2, 2)), floats((1, 6, 10, 10))
+            ),
+            4 * 25 * 3 * 4,
+        ),
+        # batch 2, 6 steps, input 3, hidden 4: state, cell state and lengths before the weights
+        (
+            Kernel(
+                "RNNSeq",
+                (),
+                floats((2, 6, 3), (2, 1, 4), (2, 1, 4), (2,), (1, 16, 3), (1, 16, 4), (1, 16)),
+                floats((2, 6, 4)),
+            ),
+            6 * 2 * 4 * (3 + 4) * 4,
+        ),
+        # a loop with attention in it: 6 queries of 4, 6 keys; one without a product
+        (
+            Kernel(
+                "Subgraph",
+                (("inner", 6), ("operators", ("Multiply", "Softmax", "MatMul"))),
+                floats((1, 2, 6, 4), (1, 2, 6, 4), (1, 2, 6, 4)),
+                floats((1, 2, 6, 4)),
+            ),
+            2 * (2 * 6 * 6 * 4),
+        ),
+        (Kernel("Subgraph", (("operators", ("Add",)),), floats((1, 8)), floats((1, 8))), 0),
         (Kernel("Relu", (), floats((1, 8)), floats((1, 8))), 0),
         (Kernel("SequenceEmpty", (), (), ()), 0),
     ],
