@@ -23,6 +23,7 @@ from profilers.errors import ModelError
 from profilers.onnx_models import OnnxModel, make_model
 
 N_CALIBRATION_RUNS = 2
+FIRST_IR_VERSION_WITH_FREE_WEIGHTS = 4
 FIRST_OPSET_PER_CHANNEL = 13
 MAX_BYTES = 2**31 - 1  # of a message of Protocol Buffers, and so of a model without external data
 
@@ -103,12 +104,17 @@ def _with_static_inputs(model: OnnxModel) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     shapes = {spec.name: spec.shape for spec in model.inputs}
-    for value in proto.graph.input:
-        if value.name in shapes:
-            shape = value.type.tensor_type.shape
-            shape.Clear()
-            for size in shapes[value.name]:
-                shape.dim.add().dim_value = size
+    # Old files list weights among the inputs; a tool that folds a weight away leaves its input.
+    inputs = [value for value in proto.graph.input if value.name in shapes]
+    proto.ir_version = max(proto.ir_version, FIRST_IR_VERSION_WITH_FREE_WEIGHTS)
+    for value in inputs:
+        shape = value.type.tensor_type.shape
+        shape.Clear()
+        for size in shapes[value.name]:
+            shape.dim.add().dim_value = size
+    kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in inputs]
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
     for value in proto.graph.output:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in model.dimensions:

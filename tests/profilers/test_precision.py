@@ -164,3 +164,19 @@ def test_int8_kernels_have_the_products_of_fp32_and_a_measurement(stack):
     measurement = profiler.profile(stack, seconds=0.02)
     assert measurement.digest == stack.digest
     assert {run.kernel for run in measurement.kernels} == kernels
+
+
+def test_weights_that_an_old_file_lists_among_its_inputs_may_be_folded_away(make_proto):
+    # IR version 3: every initialiser is an input as well; the shape's is folded into a constant.
+    proto = make_proto(
+        [
+            helper.make_node("ConstantOfShape", ["shape"], ["weight"]),
+            helper.make_node("Conv", ["x", "weight"], ["y"], kernel_shape=[1, 1]),
+        ],
+        {"x": (TensorProto.FLOAT, (1, 3, 4, 4)), "shape": (TensorProto.INT64, (4,))},
+        {"y": (TensorProto.FLOAT, (1, 2, 4, 4))},
+        {"shape": np.array([2, 3, 1, 1])},
+    )
+    proto.ir_version = 3
+    converted = convert(make_model(proto, name="old"), "int8")
+    assert [value.name for value in converted.proto.graph.input] == ["x"]

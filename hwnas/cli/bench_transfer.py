@@ -1,0 +1,77 @@
+"""`hwnas bench transfer`: latency on a new device from a few measurements, over tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwnas.cli.output import AsJson, ConsoleProgress, print_json, print_table
+
+
+def transfer(
+    table: Annotated[
+        Path, typer.Option("--table", help="Parquet file: columns op* and <device>_ms.")
+    ],
+    train: Annotated[str, typer.Option("--train", help="Devices to learn from: a,b,c.")],
+    test: Annotated[str, typer.Option("--test", help="Devices to transfer to: d,e.")],
+    samples: Annotated[
+        int, typer.Option("--samples", help="Measurements on a test device; it chooses them.")
+    ] = 10,
+    train_samples: Annotated[
+        int, typer.Option("--train-samples", help="Rows known of a training device, at most.")
+    ] = 900,
+    seeds: Annotated[int, typer.Option("--seeds", help="Repetitions, with seeds 0, 1, …")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Predict a device's latencies from 5 to 20 measurements of it and tables of other devices.
+
+    All rows that were not measured are scored: by rank, in ms, and whether 90 % intervals hold.
+
+    Example: [bold]hwnas bench transfer --table latency.parquet --train a,b --test c[/bold]
+    """
+    from hwnas.bench.transfer import bench_transfer
+
+    record = bench_transfer(
+        table,
+        train=_names(train),
+        test=_names(test),
+        n_samples=samples,
+        n_train_samples=train_samples,
+        n_seeds=seeds,
+        progress=ConsoleProgress(),
+    )
+    if as_json:
+        print_json(record)
+        return
+    title = (
+        f"{samples} samples of a device, {record['n_train_samples']} of each of "
+        f"{len(record['train'])} others, mean of {seeds} seeds ({record['seconds']:.0f} s)"
+    )
+    columns = ("", "Spearman", "worst", "MAPE %", "within 10 %", "coverage %", "± %")
+    rows: list[tuple[object, ...]] = []
+    for device, found in record["devices"].items():
+        rows.append((
+            device, f"{found['spearman']:.4f}", f"{found['spearman_min']:.4f}",
+            *(f"{100 * found[key]:.1f}" for key in ("mape", "within_10", "coverage", "half_width")),
+        ))  # fmt: skip
+        rows.extend(_others(found))
+    print_table(title, columns, rows)
+    typer.echo("0 samples: ranked as it is; its MAPE is of a line through the same samples.")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _others(found: dict[str, Any]) -> list[tuple[object, ...]]:
+    """What the same device is predicted by otherwise: baselines here, and published figures."""
+    rows: list[tuple[object, ...]] = [
+        (f"  {name}, 0 samples", f"{baseline['spearman']:.4f}", None,
+         f"{100 * baseline['mape_with_samples']:.1f}", None, None, None)
+        for name, baseline in found["baselines"].items()
+    ]  # fmt: skip
+    for name, spearman in found.get("published_spearman", {}).items():
+        rows.append((f"  {name} (published)", f"{spearman:.3f}", None, None, None, None, None))
+    return rows
