@@ -9,6 +9,8 @@ from profilers.kernels import Kernel
 from profilers.targets import Target
 from profilers.timing import LatencySamples
 
+FAMILY_TAG = "family"  # the tag that says what kind of network it is
+
 
 @dataclass(frozen=True)
 class KernelNode:
@@ -59,7 +61,10 @@ class NetworkMeasurement:
             its inputs are not in it. None: the runtime does not say.
         computed_peak_memory_bytes: The same from the lifetimes of the tensors, see
             `profilers/memory.py`. None: not all shapes are known.
+        process_peak_bytes: Most memory that the measuring process held by then, everything in it
+            counted: libraries, weights, tensors. None: the system does not say.
         energy_mj: Of one run, from the device's counter. None: it has none that can be read.
+        energy_relative_spread: From the lowest to the highest repeat of `energy_mj`, over it.
         reference_ms: Of the fixed reference network in good moments of this measurement: by it,
             later ones tell whether the machine is as fast as it was. None: not measured.
         tags: What else is known of the network (space, genotype, family).
@@ -72,7 +77,9 @@ class NetworkMeasurement:
     kernels: tuple[KernelLatency, ...]
     peak_memory_bytes: int | None
     computed_peak_memory_bytes: int | None = None
+    process_peak_bytes: int | None = None
     energy_mj: float | None = None
+    energy_relative_spread: float | None = None
     reference_ms: float | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 

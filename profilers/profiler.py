@@ -12,10 +12,11 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 
-from profilers.energy import energy_counter, measure_energy
+from profilers.energy import EnergyPerRun, energy_counter, measure_energy
+from profilers.errors import TargetError
 from profilers.kernel_times import kernel_latencies_ms
 from profilers.measurement import KernelLatency, KernelNode, NetworkMeasurement
-from profilers.memory import computed_peak_bytes
+from profilers.memory import computed_peak_bytes, process_peak_bytes
 from profilers.nvidia import gpu_slowdown
 from profilers.onnx_models import OnnxModel
 from profilers.reference import reference_model
@@ -24,7 +25,9 @@ from profilers.runtimes.catalog import make_runtime, runtime_spec
 from profilers.targets import Target
 from profilers.timing import (
     MAX_OVER_MIN,
+    MIN_INTERVAL,
     SLOW_REFERENCE,
+    Basis,
     LatencySamples,
     process_disturbances,
     sample_latency,
@@ -37,10 +40,13 @@ PROFILED_ROUND_MS = 12.0
 MIN_ROUNDS = 6  # for networks of which the time allows few runs
 ENOUGH_ROUNDS = 16  # for a tight interval to be believed
 NEAR_MIN = 1.06  # latency over the fastest run: beyond it, it may be a slow stretch, so go on
+LONG_ROUNDS_S = 20.0  # beyond the time there is, for the fewest rounds
 PATIENCE = 4  # times the seconds asked for, while the machine is slow
 REFERENCE_SAMPLES = 8  # the first few find the caches cold
 REFERENCE_HISTORY = 1000
-ENERGY_SECONDS, ENERGY_REPEATS = 1.5, 3  # the counter steps every 20 to 100 ms
+GOOD_MOMENTS_PERCENTILE = 10
+# The counter steps every 20 to 100 ms.
+ENERGY_SECONDS, MIN_ENERGY_SECONDS, ENERGY_REPEATS = 5.0, 0.9, 3
 MAX_PROFILE_EVENTS = 60_000  # about 40 MB of JSON to parse
 
 
@@ -126,7 +132,7 @@ class Profiler:
             is_steady = np.repeat(
                 samples.chunk_slowdowns[: len(profiled_rounds)] <= SLOW_REFERENCE, profiled_rounds
             )
-            energy_mj = self._energy_mj(plain)
+            energy = self._energy(plain, seconds)
         latencies_ms, n_runs = kernel_latencies_ms(trace, is_steady)
         return NetworkMeasurement(
             name=model.name,
@@ -139,7 +145,9 @@ class Profiler:
             ),
             peak_memory_bytes=trace.peak_memory_bytes,
             computed_peak_memory_bytes=self._computed_peak_bytes(trace, model),
-            energy_mj=energy_mj,
+            process_peak_bytes=process_peak_bytes(),
+            energy_mj=energy.energy_mj if energy else None,
+            energy_relative_spread=energy.relative_spread if energy else None,
             reference_ms=_good_moments_ms(
                 list(self._references_ms)[-len(samples.chunk_slowdowns) :]
             ),
@@ -190,7 +198,7 @@ class Profiler:
             return sample_latency(
                 session.run, n_samples=n_samples, slowdown=slowdown, cpu_clock_ns=None
             )
-        if self.target.threads > 1:
+        if self.target.threads > 1 or not self._spec.works_in_caller:
             return sample_latency(
                 session.run,
                 n_samples=n_samples,
@@ -205,12 +213,19 @@ class Profiler:
             return None
         return computed_peak_bytes(trace.nodes, model, threads=self.target.threads)
 
-    def _energy_mj(self, session: Session) -> float | None:
+    def _energy(self, session: Session, seconds: float) -> EnergyPerRun | None:
         if self._counter is None:
             return None
-        return measure_energy(
-            session.run, self._counter, seconds=ENERGY_SECONDS, repeats=ENERGY_REPEATS
-        ).energy_mj
+        try:
+            return measure_energy(
+                session.run,
+                self._counter,
+                seconds=min(ENERGY_SECONDS, max(seconds, MIN_ENERGY_SECONDS)),
+                repeats=ENERGY_REPEATS,
+            )
+        except (TargetError, OSError, ValueError):  # it stands still, or is gone
+            self._counter = None
+            return None
 
     def _warm_up(self, session: Session) -> float:
         """Run a few times; milliseconds of the fastest run."""
@@ -229,11 +244,16 @@ class Profiler:
         slowdowns = samples.chunk_slowdowns
         n_steady = int((slowdowns <= SLOW_REFERENCE).sum())
         if elapsed_s > patience * seconds:
-            return len(slowdowns) >= MIN_ROUNDS
+            # Of networks that take seconds a run: fewer samples would have no interval.
+            is_long = elapsed_s > patience * seconds + LONG_ROUNDS_S
+            return len(slowdowns) >= MIN_ROUNDS or (
+                is_long and len(samples.wall_ms) >= MIN_INTERVAL
+            )
         if elapsed_s > seconds and n_steady >= MIN_ROUNDS:
             return samples.over_min <= MAX_OVER_MIN
         return (
             n_steady >= ENOUGH_ROUNDS
+            and samples.basis is not Basis.FASTEST
             and samples.relative_error <= TOLERANCE
             and samples.over_min <= NEAR_MIN
         )
@@ -258,4 +278,4 @@ class Profiler:
 
 
 def _good_moments_ms(references_ms: Iterable[float]) -> float:
-    return float(np.percentile(list(references_ms), 10))
+    return float(np.percentile(list(references_ms), GOOD_MOMENTS_PERCENTILE))

@@ -5,9 +5,10 @@ Schema, version 2 (`PRAGMA user_version`):
 - `target(key, target)`: as JSON; `key` is `Target.key`.
 - `device(id, record)`: each distinct state of a device once, as JSON: what `hwnas device` shows.
 - `network(id, target, device, name, digest, tags, latency_ms, peak_memory_bytes,
-  computed_peak_memory_bytes, energy_mj, reference_ms, wall_ms, cpu_ms, switches, faults, chunk,
-  slowdown, created_at)`: one row a measurement; `latency_ms` repeats what the samples say, for
-  readers of the file; the raw samples are little-endian arrays of 8-byte numbers.
+  computed_peak_memory_bytes, process_peak_bytes, energy_mj, energy_relative_spread, reference_ms,
+  wall_ms, cpu_ms, switches, faults, chunk, slowdown, created_at)`: one row a measurement;
+  `latency_ms` repeats what the samples say, for readers of the file; the raw samples are
+  little-endian arrays of 8-byte numbers.
 - `kernel(id, key)`: each distinct kernel once, as `Kernel.key`.
 - `network_kernel(network, position, name, kernel, latency_ms, n_samples)`: the kernels of a run.
 - `isolated_kernel(target, kernel, latency_ms, n_samples, created_at)`: kernels measured outside of
@@ -46,7 +47,8 @@ CREATE TABLE network (
     id INTEGER PRIMARY KEY, target TEXT NOT NULL REFERENCES target,
     device INTEGER NOT NULL REFERENCES device, name TEXT NOT NULL, digest TEXT NOT NULL,
     tags TEXT NOT NULL, latency_ms REAL NOT NULL, peak_memory_bytes INTEGER,
-    computed_peak_memory_bytes INTEGER, energy_mj REAL, reference_ms REAL,
+    computed_peak_memory_bytes INTEGER, process_peak_bytes INTEGER, energy_mj REAL,
+    energy_relative_spread REAL, reference_ms REAL,
     wall_ms BLOB NOT NULL, cpu_ms BLOB NOT NULL, switches BLOB NOT NULL, faults BLOB NOT NULL,
     chunk BLOB NOT NULL, slowdown BLOB NOT NULL, created_at REAL NOT NULL
 );
@@ -71,6 +73,11 @@ CREATE TABLE graph (
 """
 BUSY_TIMEOUT_S, BUSY_PAUSE_S = 30.0, 0.02
 N_REFERENCES = 1000
+# Columns of `network` that are fields of `NetworkMeasurement` as they are.
+_SCALARS = (
+    "name", "digest", "peak_memory_bytes", "computed_peak_memory_bytes", "process_peak_bytes",
+    "energy_mj", "energy_relative_spread", "reference_ms",
+)  # fmt: skip
 # What damaged text and arrays raise when they are decoded; SQLite checks only its own structure.
 _DAMAGE = (ValueError, KeyError, TypeError)
 
@@ -177,6 +184,15 @@ class MeasurementStore:
                 self._connection.execute("ROLLBACK")
             raise
 
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """All reads of the block see one state, whatever other processes write meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
+
     def add(self, measurement: NetworkMeasurement, device: Device) -> None:
         """Write one measurement, whole or not at all."""
         samples = measurement.samples
@@ -190,14 +206,9 @@ class MeasurementStore:
             row = {
                 "target": measurement.target.key,
                 "device": device_id,
-                "name": measurement.name,
-                "digest": measurement.digest,
                 "tags": json.dumps(dict(measurement.tags)),
                 "latency_ms": measurement.latency_ms,
-                "peak_memory_bytes": measurement.peak_memory_bytes,
-                "computed_peak_memory_bytes": measurement.computed_peak_memory_bytes,
-                "energy_mj": measurement.energy_mj,
-                "reference_ms": measurement.reference_ms,
+                **{name: getattr(measurement, name) for name in _SCALARS},
                 "wall_ms": samples.wall_ms.astype("<f8").tobytes(),
                 "cpu_ms": samples.cpu_ms.astype("<f8").tobytes(),
                 "switches": samples.switches.astype("<i8").tobytes(),
@@ -303,7 +314,7 @@ class MeasurementStore:
 
     def networks(self, target: Target | None = None) -> list[NetworkMeasurement]:
         """All measurements, in the order in which they were made; of one target, or of all."""
-        with self._errors("read", *_DAMAGE):
+        with self._errors("read", *_DAMAGE), self._snapshot():
             targets = {
                 key: Target.from_dict(json.loads(text))
                 for key, text in self._connection.execute("SELECT key, target FROM target")
@@ -320,17 +331,14 @@ class MeasurementStore:
                 runs.setdefault(network, []).append(
                     KernelLatency(name, kernels[kernel], latency_ms, n_samples)
                 )
+            scalars = ", ".join(_SCALARS)
             rows = self._connection.execute(
-                "SELECT id, target, name, digest, tags, peak_memory_bytes, "
-                "computed_peak_memory_bytes, energy_mj, reference_ms, wall_ms, cpu_ms, switches, "
-                "faults, chunk, slowdown FROM network "
-                "WHERE ?1 IS NULL OR target = ?1 ORDER BY id",
+                f"SELECT id, target, tags, wall_ms, cpu_ms, switches, faults, chunk, slowdown, "
+                f"{scalars} FROM network WHERE ?1 IS NULL OR target = ?1 ORDER BY id",
                 (target.key if target else None,),
             ).fetchall()
             return [
                 NetworkMeasurement(
-                    name=name,
-                    digest=digest,
                     target=targets[key],
                     samples=LatencySamples(
                         wall_ms=np.frombuffer(wall, "<f8"),
@@ -341,17 +349,24 @@ class MeasurementStore:
                         slowdown=np.frombuffer(slow, "<f8"),
                     ),
                     kernels=tuple(runs.get(i, ())),
-                    peak_memory_bytes=peak,
-                    computed_peak_memory_bytes=computed,
-                    energy_mj=energy_mj,
-                    reference_ms=reference_ms,
                     tags=json.loads(tags),
+                    **dict(zip(_SCALARS, values, strict=True)),
                 )
-                for (
-                    i, key, name, digest, tags, peak, computed, energy_mj, reference_ms,
-                    wall, cpu, lost, faults, chunk, slow,
-                ) in rows
-            ]  # fmt: skip
+                for i, key, tags, wall, cpu, lost, faults, chunk, slow, *values in rows
+            ]
+
+    def measured_between(self, target: Target | None = None) -> tuple[float, float] | None:
+        """When the first and the last network were measured, in Unix seconds; None: none was.
+
+        By the system's clock, which may have been set in between: for people, not for order.
+        """
+        with self._errors("read"):
+            first, last = self._connection.execute(
+                "SELECT min(created_at), max(created_at) FROM network "
+                "WHERE ?1 IS NULL OR target = ?1",
+                (target.key if target else None,),
+            ).fetchone()
+        return None if first is None else (float(first), float(last))
 
     def references_ms(self, target: Target) -> list[float]:
         """What the reference network took beside earlier measurements, the newest last."""

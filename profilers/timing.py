@@ -6,6 +6,7 @@ machine did something else. See `docs/design.md`, "Timing on a machine that is n
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,8 @@ except ImportError:  # pragma: no cover
 FloatArray = NDArray[np.float64]
 
 _TASKS = Path("/proc/self/task")
+# On Windows a thread's clock steps by 15.6 ms.
+THREAD_CLOCK_NS = None if os.name == "nt" else time.thread_time_ns
 MIN_INTERVAL = 6  # fewer values have no 95 % interval: from the smallest to the largest is less
 MAX_RELATIVE_ERROR = 0.05  # beyond it an estimate is no measurement
 MAX_OVER_MIN = 1.08  # a machine that is slow for seconds shows in nothing but one fast run
@@ -39,8 +42,8 @@ FAST_CHUNKS_PERCENTILE = 10
 SLOW_REFERENCE = 1.3
 MIN_CLEAN_SAMPLES = 8
 USUAL_FAULTS_PERCENTILE = 10
-# A run that lost the core refills its caches: its CPU time is a little high, the lower part least.
-CPU_TIME_PERCENTILE = 25
+# A run that lost the core refills its caches: its CPU time is a little high, the lowest part least.
+CPU_TIME_PERCENTILE = 10
 FASTEST_SHARE, MIN_FASTEST = 0.05, 3
 NS_WAITED = 20_000  # of any thread in the queue for a core; less is the scheduler's own work
 
@@ -140,16 +143,16 @@ class LatencySamples:
         """What `latency_ms` rests on."""
         if int((~self.is_contended).sum()) >= MIN_CLEAN_SAMPLES:
             return Basis.UNDISTURBED
-        if len(self._steady_cpu_ms) >= MIN_CLEAN_SAMPLES:
+        if int(self._is_usable.sum()) >= MIN_CLEAN_SAMPLES:
             return Basis.CPU_TIME
         return Basis.FASTEST
 
     @property
-    def _steady_cpu_ms(self) -> FloatArray:
-        """CPU times of runs that at worst lost the core, while the machine was at its speed."""
+    def _is_usable(self) -> NDArray[np.bool_]:
+        """Whether the run at worst lost the core, while the machine was at its speed, `(n,)`."""
         # Chunks cannot be compared by their wall times here: those are what is disturbed.
-        is_usable = ~self._is_faulting & (self.slowdown <= SLOW_REFERENCE)
-        return self.cpu_ms[is_usable & np.isfinite(self.cpu_ms)]
+        is_steady = ~self._is_faulting & (self.slowdown <= SLOW_REFERENCE)
+        return np.asarray(is_steady & np.isfinite(self.cpu_ms))
 
     @cached_property
     def _kept_ms(self) -> FloatArray:
@@ -157,7 +160,7 @@ class LatencySamples:
         if self.basis is Basis.UNDISTURBED:
             return self.wall_ms[~self.is_contended]
         if self.basis is Basis.CPU_TIME:
-            cpu_ms = np.sort(self._steady_cpu_ms)
+            cpu_ms = np.sort(self.cpu_ms[self._is_usable])
             return cpu_ms[: max(MIN_FASTEST, len(cpu_ms) * 2 * CPU_TIME_PERCENTILE // 100)]
         # Disturbances only ever add time, so the fastest samples are the least disturbed.
         n = max(MIN_FASTEST, round(len(self.wall_ms) * FASTEST_SHARE))
@@ -167,8 +170,8 @@ class LatencySamples:
     def latency_ms(self) -> float:
         """Median of the undisturbed samples.
 
-        Where fewer than eight are: the lower quartile of the CPU times of all runs, which leaves
-        out the time in which others had the core. Where that cannot be had either: the median of
+        Where fewer than eight are: the lower tenth of the CPU times of all runs, which leaves out
+        the time in which others had the core. Where that cannot be had either: the median of
         the fastest 5 %, at least 3, of the samples.
         """
         return float(np.median(self._kept_ms))
@@ -184,26 +187,37 @@ class LatencySamples:
 
     @cached_property
     def interval_ms(self) -> tuple[float, float]:
-        """95 % interval of `latency_ms` from order statistics, infinite if samples are too few.
+        """95 % interval of `latency_ms` from order statistics, infinite if values are too few.
 
-        Samples of one chunk are not independent: it is taken over the chunks' medians where at
-        least six chunks hold undisturbed samples.
+        Samples of one chunk are not independent: it is taken over the chunks' own estimates where
+        there are six or more, and widened to hold `latency_ms` where that lies outside.
         """
-        values = self._kept_ms
-        if self.basis is Basis.UNDISTURBED:
-            clean = ~self.is_contended
-            chunks = np.unique(self.chunk[clean])
-            if len(chunks) >= MIN_INTERVAL:
-                values = np.array(
-                    [np.median(self.wall_ms[clean & (self.chunk == i)]) for i in chunks]
-                )
+        values = self._chunk_estimates_ms
+        if len(values) < MIN_INTERVAL:
+            values = self._kept_ms
         n = len(values)
         if n < MIN_INTERVAL:
             return 0.0, float("inf")
         values = np.sort(values)
         half = 0.98 * np.sqrt(n)  # 1.96 · sqrt(n) / 2 ranks to each side of the median
         low, high = int(max(0, np.floor(n / 2 - half))), int(min(n - 1, np.ceil(n / 2 + half)))
-        return float(values[low]), float(values[high])
+        return min(float(values[low]), self.latency_ms), max(float(values[high]), self.latency_ms)
+
+    @property
+    def _chunk_estimates_ms(self) -> FloatArray:
+        """What each chunk alone would say, `(chunks,)`; none where the fastest samples speak."""
+        if self.basis is Basis.FASTEST:
+            return np.zeros(0)
+        if self.basis is Basis.UNDISTURBED:
+            is_used, ms, q = ~self.is_contended, self.wall_ms, 50
+        else:
+            is_used, ms, q = self._is_usable, self.cpu_ms, CPU_TIME_PERCENTILE
+        return np.array(
+            [
+                np.percentile(ms[is_used & (self.chunk == i)], q)
+                for i in np.unique(self.chunk[is_used])
+            ]
+        )
 
     @property
     def relative_error(self) -> float:
@@ -293,7 +307,7 @@ def sample_latency(
     n_samples: int,
     slowdown: float = 1.0,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
-    cpu_clock_ns: Callable[[], int] | None = time.thread_time_ns,
+    cpu_clock_ns: Callable[[], int] | None = THREAD_CLOCK_NS,
     disturbances: Callable[[], tuple[int, int]] = thread_disturbances,
 ) -> LatencySamples:
     """Time `run` `n_samples` times in one chunk, one sample a call; warming up is the caller's.

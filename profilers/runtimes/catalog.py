@@ -24,6 +24,8 @@ class RuntimeSpec:
         precisions: Of weights and activations, fp32 first.
         provider: Execution provider of ONNX Runtime that must be listed, None for other runtimes.
         accelerator: Device that it needs beside the CPU: `cuda`, or None.
+        works_in_caller: Whether the calling thread does the work, one thread being asked for; its
+            CPU time says nothing otherwise.
         isa: Instruction sets, of which the CPU must have one, of precisions that would be emulated
             without (see `profilers.devices.ISA_FLAGS`); other precisions run on any CPU.
     """
@@ -33,6 +35,7 @@ class RuntimeSpec:
     precisions: tuple[str, ...] = ("fp32",)
     provider: str | None = None
     accelerator: str | None = None
+    works_in_caller: bool = False
     isa: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -49,6 +52,7 @@ def _onnx_runtime(
         precisions,
         f"{provider}ExecutionProvider",
         accelerator,
+        works_in_caller=provider == "CPU",
     )
 
 
@@ -58,6 +62,7 @@ def _torch(factory: str, accelerator: str | None = None) -> RuntimeSpec:
         ("torch",),
         ("fp32", "fp16", "bf16") if accelerator else ("fp32", "bf16"),
         accelerator=accelerator,
+        works_in_caller=accelerator is None,
         isa={} if accelerator else {"bf16": ("avx512_bf16", "amx_bf16", "bf16")},
     )
 
@@ -81,6 +86,7 @@ RUNTIMES = {
         "profilers.runtimes.openvino:OpenVino",
         ("openvino",),
         ("fp32", "bf16", "int8"),
+        works_in_caller=True,
         isa={"bf16": ("avx512_bf16", "amx_bf16")},
     ),
     "torch-cpu": _torch("cpu:TorchCpu"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import profilers.profiler as profiler_module
-from profilers.errors import ModelError
+from profilers.energy import EnergyPerRun
+from profilers.errors import ModelError, TargetError
 from profilers.kernels import Kernel, Tensor
 from profilers.measurement import KernelNode
 from profilers.onnx_models import make_model
@@ -216,6 +217,41 @@ class TestWhatDisturbs:
         profiler, _ = make_profiler(on="onnxruntime-cuda")
         assert np.isnan(profiler.profile(model, seconds=0.0).samples.cpu_ms).all()
 
+    @pytest.mark.parametrize("on", ["onnxruntime-openvino", "onnxruntime-coreml"])
+    def test_work_that_other_threads_do_is_not_judged_by_the_callers_cpu_time(
+        self, make_profiler, model, asked_process, on
+    ):
+        profiler, _ = make_profiler(on=on)
+        assert np.isnan(profiler.profile(model, seconds=0.0).samples.cpu_ms).all()
+
+
+class TestEnergy:
+    def test_it_is_that_of_one_run_with_its_spread(self, make_profiler, model, monkeypatch):
+        monkeypatch.setattr(profiler_module, "energy_counter", lambda target: "a counter")
+        found = EnergyPerRun(3.5, 0.1, 10)
+        monkeypatch.setattr(profiler_module, "measure_energy", lambda *a, **k: found)
+        measurement = make_profiler()[0].profile(model, seconds=0.0)
+        assert (measurement.energy_mj, measurement.energy_relative_spread) == (3.5, 0.1)
+
+    @pytest.mark.parametrize("error", [TargetError("it stood still"), OSError("no such file")])
+    def test_a_counter_that_fails_is_none_and_costs_nothing_else(
+        self, make_profiler, model, monkeypatch, error
+    ):
+        calls = []
+
+        def fail(*args, **options):
+            calls.append(args)
+            raise error
+
+        monkeypatch.setattr(profiler_module, "energy_counter", lambda target: "a counter")
+        monkeypatch.setattr(profiler_module, "measure_energy", fail)
+        profiler, _ = make_profiler()
+        for _ in range(2):
+            measurement = profiler.profile(model, seconds=0.0)
+            assert measurement.energy_mj is None
+            assert measurement.latency_ms == NETWORK_MS
+        assert len(calls) == 1
+
 
 class TestWhenToStop:
     @pytest.fixture
@@ -245,6 +281,15 @@ class TestWhenToStop:
         assert is_enough([1.0] * n, 1.01, **near)
         assert not is_enough([1.0] * n, 1.01, **far)
         assert is_enough([1.0] * n, PATIENCE + 0.01, **far)
+
+    def test_samples_that_warn_of_themselves_do_not_end_early(self, make_profiler, make_samples):
+        profiler, _ = make_profiler()
+        n = 20 * ENOUGH_ROUNDS
+        disturbed = make_samples(
+            np.ones(n), cpu_ms=np.full(n, np.nan), switches=np.ones(n, int), chunk=np.arange(n)
+        )
+        assert disturbed.basis is Basis.FASTEST
+        assert not profiler._is_enough(disturbed, 0.3, 10.0)
 
     def test_a_wide_interval_takes_the_time_there_is(self, is_enough):
         wide = {"wall_ms": 1 + np.arange(ENOUGH_ROUNDS) / 500}  # 16 chunks over 3 %

@@ -165,3 +165,20 @@ def run(text):
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_reading_sees_one_state_while_another_process_writes(path, make_measurement, device):
+    with MeasurementStore(path) as store, MeasurementStore(path) as other:
+        store.add(make_measurement("first"), device)
+        statements = []
+
+        def write_in_between(statement):
+            statements.append(statement)
+            if "FROM network_kernel" in statement and len(statements) < 10:
+                store._connection.set_trace_callback(None)
+                other.add(make_measurement("second"), device)
+
+        store._connection.set_trace_callback(write_in_between)
+        assert [m.name for m in store.networks()] == ["first"]
+        assert [m.name for m in store.networks()] == ["first", "second"]
+        assert all(m.kernels for m in store.networks())

@@ -288,6 +288,14 @@ class TestInterval:
         assert covered >= 0.92 * n_runs
 
 
+def test_the_interval_holds_the_latency_whatever_the_chunks_say(make_samples):
+    # Seven chunks of one fast sample, one chunk of fifty slower ones: they set the median.
+    wall_ms = np.r_[np.linspace(1, 1.001, 7), np.full(50, 1.04)]
+    samples = make_samples(wall_ms, chunk=np.r_[np.arange(7), np.full(50, 7)])
+    low_ms, high_ms = samples.interval_ms
+    assert low_ms <= samples.latency_ms <= high_ms
+
+
 class TestWarning:
     def test_it_names_every_cause_with_its_count(self, make_samples):
         samples = make_samples(
