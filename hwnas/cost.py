@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hwnas.errors import BudgetError
+from hwnas.errors import BudgetError, ConfigError
 from hwnas.export import to_onnx
 from hwnas.networks import BlockCounts, count
 from hwnas.spaces.base import Block, Genotype, GenotypeArray, SearchSpace, Shape
@@ -42,6 +42,8 @@ _BLOCKED_DOMAIN = "com.microsoft.nchwc:"
 _REORDER_INPUT = "com.microsoft.nchwc:ReorderInput"
 _REORDER_OUTPUT = "com.microsoft.nchwc:ReorderOutput"
 _REORDERS = (_REORDER_INPUT, _REORDER_OUTPUT)
+# Runtimes that show the kernels of every block.
+_COSTED = ("onnxruntime-cpu", "openvino-cpu", "torch-cpu", "torch-cuda")
 _UNKNOWN, _EMPTY = -1, 0
 _VERSION = 4  # of the stored pieces; raise it when the cutting below changes
 
@@ -127,7 +129,13 @@ class _Pieces(nn.Module):
 
 
 def export_pieces(pieces: Sequence[Piece], profiler: AnyProfiler) -> list[PieceKernels]:
-    """Export pieces in one model and cut the runtime's graph of it into theirs."""
+    """Export pieces in one model and cut the runtime's graph of it into theirs.
+
+    Raises:
+        ConfigError: The target's runtime does not show which kernels a piece has.
+    """
+    if len(pieces) == 1:  # whether kernels reach across pieces shows only beside another
+        return export_pieces([*pieces, *pieces], profiler)[:1]
     batch = profiler.target.batch
     examples = [torch.zeros((batch, *piece.in_shape)) for piece in pieces]
     inputs = [f"x{i}_" for i in range(len(pieces))]
@@ -136,11 +144,28 @@ def export_pieces(pieces: Sequence[Piece], profiler: AnyProfiler) -> list[PieceK
         module = _Pieces(pieces)
     proto = to_onnx(module, examples, input_names=inputs, output_names=outputs)
     nodes = profiler.kernels(make_model(proto, name=f"pieces-{len(pieces)}"))
+    _check_apart(nodes, inputs, profiler.target.runtime)
     counts = [count(piece.block, piece.in_shape) for piece in pieces]
     return [
         PieceKernels(*_cut(nodes, x, y), counts=counted)
         for x, y, counted in zip(inputs, outputs, counts, strict=True)
     ]
+
+
+def _check_apart(nodes: Sequence[KernelNode], inputs: Sequence[str], runtime: str) -> None:
+    """Make sure that no kernel is of two pieces, each of which starts at one of `inputs`."""
+    owner = {x: x for x in inputs}
+    is_apart = True
+    for node in nodes:  # in running order
+        owners = {owner[tensor] for tensor in node.reads if tensor in owner}
+        is_apart = is_apart and len(owners) <= 1
+        for x in owners:
+            owner.update(dict.fromkeys(node.writes, x))
+    if not is_apart or len(owner) == len(inputs):  # or nothing reads the pieces' inputs
+        raise ConfigError(
+            f"target {runtime} shows whole models only, or kernels across blocks, so a space "
+            f"cannot be costed on it: use {', '.join(_COSTED[:-1])} or {_COSTED[-1]}"
+        )
 
 
 def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> tuple[tuple[Kernel, ...], str]:

@@ -12,12 +12,15 @@ import numpy as np
 from hwnas.campaign_report import KERNELS, STORING, CampaignReport
 from hwnas.progress import Progress, Task
 from predictors.kernel_latency import MIN_OUTSIDE_ERROR, KernelLatencyPredictor
-from profilers.isolated_kernels import KERNELS_PER_MODEL, measure_isolated
+from profilers.isolated_kernels import (
+    KERNELS_PER_MODEL,
+    SECONDS_PER_MODEL,
+    can_isolate,
+    measure_isolated,
+)
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel, macs
 from profilers.store import MeasurementStore
-
-SECONDS_PER_MODEL = 0.4  # of up to `KERNELS_PER_MODEL` kernels together
 
 N_BOTH_WAYS = 6  # kernels of a kind that are measured in isolation though networks have shown them
 UNKNOWN_KIND_ERROR = 1.0  # relative, of the prediction for a kind that was never measured
@@ -71,7 +74,7 @@ def with_comparisons(
 
     Args:
         missing: What to measure.
-        shown: Kernels that networks have shown.
+        shown: Kernels that networks have shown, without those that cannot run alone.
         isolated: Kernels that were measured in isolation before.
     """
     compared: set[str] = set()
@@ -112,6 +115,11 @@ def measure_missing(
         report: Filled.
     """
     target = profiler.target
+    if not can_isolate(target):
+        progress.say(
+            f"{target.runtime} in {target.precision} cannot run kernels alone: none is measured so"
+        )
+        return
     runs = [run for m in store.networks(target) for run in m.kernels]
     shown = {run.kernel for run in runs}
     isolated = store.isolated(target)
@@ -130,7 +138,8 @@ def measure_missing(
         for item in missing_kernels(networks, predictor, shown | isolated.keys())
         if item.kernel.key not in failed
     ][:n_kernels]
-    kernels = list(with_comparisons(missing, shown, isolated.keys()))
+    usable = {kernel for kernel in shown if kernel.key not in failed}
+    kernels = list(with_comparisons(missing, usable, isolated.keys()))
     with progress.task("measuring kernels alone", len(kernels)) as task:
         _measure(kernels, store, profiler, stop, task, report)
 

@@ -10,6 +10,7 @@ from hwnas.cost import CostTable
 from hwnas.spaces.base import Genotype, GenotypeArray, SearchSpace
 
 N_COVER, N_CORNERS = 1024, 2
+N_RANDOM = 1024  # of so many the random ones are taken
 
 
 def sample_networks(space: SearchSpace, rng: np.random.Generator, n: int) -> GenotypeArray:
@@ -25,33 +26,20 @@ def sample_networks(space: SearchSpace, rng: np.random.Generator, n: int) -> Gen
     return drawn[np.sort(first)]
 
 
-def choose_networks(table: CostTable, sample: GenotypeArray, n: int) -> list[Genotype]:
-    """`n` of the sampled genotypes to measure: half for the interval, half for the kernels.
-
-    The first half are the sample's first two, its corners, and others spread evenly over the ranks
-    of MACs, so that small and large networks count the same. Each of the others is the one with
-    the most kernels that none before it has, per kernel that it runs: greedy cover.
-    """
-    order = np.argsort(table.counts(sample).macs, kind="stable")
-    n_spread = min((n + 1) // 2, len(sample))
-    ranks = np.linspace(0, len(sample) - 1, max(0, n_spread - N_CORNERS)).round().astype(int)
-    corners = list(range(min(N_CORNERS, len(sample))))
-    chosen = list(dict.fromkeys([*corners, *order[ranks].tolist()]))[:n]
-    cover = _Cover(table, sample)
-    for i in chosen:
-        cover.add(i)
-    while len(chosen) < n and (best := cover.best()) is not None:
-        chosen.append(best)
-        cover.add(best)
-    return [_row(sample, i) for i in chosen]
+def random_networks(space: SearchSpace, rng: np.random.Generator, n: int) -> list[Genotype]:
+    """The two corners of the space, then others at random, `n` in all or as many as it has."""
+    sample = sample_networks(space, rng, max(N_RANDOM, 8 * n))
+    n_others = min(max(0, n - N_CORNERS), max(0, len(sample) - N_CORNERS))
+    others = N_CORNERS + rng.choice(max(0, len(sample) - N_CORNERS), n_others, replace=False)
+    return [_row(sample, i) for i in (*range(min(n, N_CORNERS, len(sample))), *others)]
 
 
 def networks_in_turn(table: CostTable, sample: GenotypeArray) -> Iterator[Genotype]:
     """All sampled genotypes, for a campaign that may end after any of them.
 
     First the sample's first two, its corners; then in turns one for the spread over the ranks of
-    MACs, each halving a gap that those before it have left, and one for the cover, see
-    `choose_networks`, as long as there are new kernels.
+    MACs, each halving a gap that those before it have left, and one for the cover, the one with the
+    most kernels that none before it has, per kernel that it runs, as long as there are new kernels.
     """
     order = np.argsort(table.counts(sample).macs, kind="stable")
     cover = _Cover(table, sample)

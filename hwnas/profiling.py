@@ -15,21 +15,21 @@ from hwnas.cost import CostTable
 from hwnas.errors import ConfigError
 from hwnas.export import network_to_onnx
 from hwnas.missing_kernels import measure_missing
-from hwnas.network_choice import choose_networks, networks_in_turn, sample_networks
+from hwnas.network_choice import networks_in_turn, sample_networks
 from hwnas.networks import Network
 from hwnas.progress import Progress, Silent
 from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.training import seeded
-from profilers.devices import Device, this_device
+from profilers.devices import Device, observed_device
 from profilers.errors import ModelError
 from profilers.isolation import AnyProfiler, IsolatedProfiler
-from profilers.measurement import NetworkMeasurement
+from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel, make_model
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
 SECONDS_PER_NETWORK = 0.7
-FAMILY_TAG, ARCHITECTURE_TAG, SPACE_TAG = "family", "architecture", "space"
+ARCHITECTURE_TAG, SPACE_TAG = "architecture", "space"
 N_SAMPLE = 4096
 N_VALUED = 256  # random networks by which the value of a kernel is judged
 ISOLATED_SHARE = 0.2  # of the minutes
@@ -76,6 +76,7 @@ def profile_space(
     *,
     n_networks: int | None = None,
     minutes: float | None = None,
+    seconds: float = SECONDS_PER_NETWORK,
     seed: int = 0,
     progress: Progress | None = None,
     profiler: AnyProfiler | None = None,
@@ -95,6 +96,7 @@ def profile_space(
             how many at most.
         minutes: How long it may take, the last fifth for the kernels that no network has shown; the
             two corners of the space are measured in any case.
+        seconds: For one network at most; four times that while the machine is slow.
         seed: Of the networks drawn.
         progress: Told how it goes on.
         profiler: What measures; None: a process of its own, so that a network that crashes the
@@ -122,7 +124,7 @@ def profile_space(
             profiler = stack.enter_context(
                 IsolatedProfiler(target, references_ms=store.references_ms(target))
             )
-        campaign = _Campaign(space, store, profiler, progress or Silent(), report)
+        campaign = _Campaign(space, store, profiler, seconds, progress or Silent(), report)
         rng = np.random.default_rng(seed)
         campaign.ask(rng)
         if minutes is None:
@@ -141,13 +143,14 @@ class _Campaign:
         space: SearchSpace,
         store: MeasurementStore,
         profiler: AnyProfiler,
+        seconds: float,
         progress: Progress,
         report: CampaignReport,
     ) -> None:
-        self.space, self.store, self.profiler = space, store, profiler
+        self.space, self.store, self.profiler, self.seconds = space, store, profiler, seconds
         self.progress, self.report = progress, report
         self.target = profiler.target
-        self.device: Device = this_device()
+        self.device: Device = observed_device()
         self.table = CostTable(space, profiler, store)
         self.last_failure: ModelError | None = None
         self.n_failures_in_a_row = 0
@@ -161,10 +164,10 @@ class _Campaign:
             self.table.warm(rng, on_progress=lambda n_pieces: task.update(n_pieces))
 
     def measure_number(self, rng: np.random.Generator, n: int) -> None:
-        """Measure the `n` networks that tell the most together, then half as many kernels."""
+        """Measure `n` networks, the most useful first, then half as many kernels."""
         with self.report.timing(CHOOSING):
             sample = sample_networks(self.space, rng, max(N_SAMPLE, 8 * n))
-            genotypes = choose_networks(self.table, sample, n)
+            genotypes = list(islice(networks_in_turn(self.table, sample), n))
         unknown = [g for g in genotypes if not self._is_known(g)]
         self.report.n_known += len(genotypes) - len(unknown)
         with self.progress.task("measuring networks", len(genotypes)) as task:
@@ -225,7 +228,7 @@ class _Campaign:
                 return "known"
             tags = network_tags(self.space, genotype)
             with self.report.timing(NETWORKS):
-                measurement = self.profiler.profile(model, seconds=SECONDS_PER_NETWORK, tags=tags)
+                measurement = self.profiler.profile(model, seconds=self.seconds, tags=tags)
         except ModelError as error:
             self._fail(digest, str(genotype), error)
             return "failed"

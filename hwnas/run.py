@@ -50,7 +50,7 @@ from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, verify
 from predictors.errors import PredictorFileError
 from predictors.files import load_predictor, save_predictor
 from predictors.network_latency import NetworkLatencyPredictor
-from profilers.devices import this_device
+from profilers.devices import observed_device, this_device
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import Target, make_target
@@ -221,7 +221,7 @@ class _Run:
                 problem.budgets,
                 predictor,
                 store,
-                this_device(),
+                observed_device(),
                 self.out,
                 self.progress,
             )

@@ -20,13 +20,13 @@ from hwnas.evaluation import METADATA_KEY, Preprocessing, evaluate_onnx
 from hwnas.export import check_parity, network_to_onnx, save_onnx
 from hwnas.networks import counts
 from hwnas.pareto import non_dominated
-from hwnas.profiling import ARCHITECTURE_TAG, FAMILY_TAG
+from hwnas.profiling import ARCHITECTURE_TAG
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import Device
 from profilers.isolation import IsolatedProfiler
-from profilers.measurement import NetworkMeasurement
+from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel, load_model
 from profilers.store import MeasurementStore
 from profilers.targets import Target

@@ -7,9 +7,10 @@ import json
 import os
 import platform
 import re
+import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ ISA_FLAGS = (
     "avx512_bf16", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8",
     "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
 )  # fmt: skip
+SYSCTL_TIMEOUT_S = 5.0
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "openvino", "torch")
 
+
+_CACHE_FILES = ("level", "type", "size")
 
 # What can change on a device that stays the same one, and is worth a word when it does.
 _SETTINGS = {
@@ -81,7 +85,7 @@ class Device:
         cache_bytes: By level; of data.
         governor: That sets the first core's clock.
         memory_bytes: Of the machine.
-        gpus: NVIDIA's.
+        gpus: NVIDIA's that CUDA may use, its first one first.
         os: With the kernel's version.
         runtimes: Versions of those installed, by package.
         has_rapl: Whether the CPU's energy counter can be read.
@@ -110,6 +114,17 @@ class Device:
         """
         text = json.dumps(list(self._identity.values()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def fingerprint_for(self, accelerator: str | None) -> str:
+        """The fingerprint of the part that a target uses; `Target.device` is this one.
+
+        A GPU's latencies are not those of another GPU of the same machine, and on the CPU no GPU
+        matters, nor which of them `CUDA_VISIBLE_DEVICES` shows.
+
+        Args:
+            accelerator: `cuda`: the first GPU and the CPU beside it. None: the CPU alone.
+        """
+        return replace(self, gpus=self.gpus[:1] if accelerator == "cuda" else ()).fingerprint
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -221,19 +236,47 @@ def _board() -> str:
         return ""
 
 
+def _mac_cpu() -> str:
+    """The CPU's model on a Mac, as `Apple M3`; empty elsewhere. The processor is only `arm`."""
+    if platform.system() != "Darwin":
+        return ""
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SYSCTL_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def data_cache_bytes(caches: Iterable[Sequence[str]]) -> dict[str, int]:
+    """Sizes by level of the caches that hold data, from what Linux says of each.
+
+    Args:
+        caches: Of each its level, type and size, the texts of `/sys/devices/system/cpu`. A size
+            that is no such text is left out.
+
+    Example:
+        >>> data_cache_bytes([("1", "Data", "48K"), ("1", "Instruction", "32K")])
+        {'L1': 49152}
+    """
+    found = {}
+    for level, kind, size in caches:
+        match = re.fullmatch(r"(\d{1,9})([KM]?)", size)
+        if match and kind != "Instruction":
+            found[f"L{level}"] = int(match[1]) * {"": 1, "K": 2**10, "M": 2**20}[match[2]]
+    return found
+
+
 def _cache_bytes() -> dict[str, int]:
-    caches: dict[str, int] = {}
+    caches = []
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
-            level, kind, size = (
-                (index / name).read_text().strip() for name in ("level", "type", "size")
-            )
+            caches.append([(index / name).read_text().strip() for name in _CACHE_FILES])
         except OSError:
             continue
-        match = re.fullmatch(r"(\d+)([KM]?)", size)
-        if match and kind != "Instruction":
-            caches[f"L{level}"] = int(match[1]) * {"": 1, "K": 2**10, "M": 2**20}[match[2]]
-    return caches
+    return data_cache_bytes(caches)
 
 
 def _memory_bytes() -> int | None:
@@ -272,6 +315,7 @@ def this_device() -> Device:
         or _board()
         or info.get("model")
         or info.get("hardware")
+        or _mac_cpu()
         or platform.processor()
         or platform.machine(),
         architecture=platform.machine(),
@@ -306,3 +350,8 @@ def noise_floor(*, seconds: float = 1.0) -> NoiseFloor:
     kept = clean if len(clean) else samples.wall_ms
     q1, median, q3 = np.percentile(kept, [25, 50, 75])
     return NoiseFloor(float((q3 - q1) / median), samples.contended_share)
+
+
+def observed_device(*, seconds: float = 0.5) -> Device:
+    """The record of this machine with its noise at this moment, as measurements are stored with."""
+    return replace(this_device(), noise=noise_floor(seconds=seconds))

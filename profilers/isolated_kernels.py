@@ -5,6 +5,9 @@ nearest caches since the last run and its input has just been written. So kernel
 several different ones, several copies of each with weights of their own, more weights in all than
 the second-level cache holds, and before every copy a cheap operator that writes its input.
 
+All this is about the caches of a CPU and in single precision: on a GPU, or in another precision,
+nothing is measured so (`can_isolate`).
+
 The runtime decides what runs: only a copy that its profile shows as exactly the kernel that was
 asked for counts. What cannot be built so is not measured, and never guessed.
 """
@@ -25,6 +28,7 @@ from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel, Tensor
 from profilers.measurement import KernelLatency
 from profilers.onnx_models import MAX_IR_VERSION, OnnxModel, make_model
+from profilers.targets import Target
 
 SECONDS_PER_MODEL = 0.4
 KERNELS_PER_MODEL = 6
@@ -39,11 +43,26 @@ _WEIGHTS = {
     "BatchNormalization": (1, 2, 3, 4), "LayerNormalization": (1, 2), "BiasGelu": (1,),
 }  # fmt: skip
 _PRODUCTS = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+# Runtimes on the CPU whose kernels are named as ONNX operators, so that they can be asked for.
+_ISOLATING = ("onnxruntime-cpu",)
 _SHAPE, _TRANSPOSED = "shape", "transB"
 
 
 class _CannotBuild(Exception):
     """The kernel says too little of itself to be built."""
+
+
+def can_isolate(target: Target) -> bool:
+    """Whether kernels of `target` can be measured outside of networks at all.
+
+    Example:
+        >>> from profilers.targets import make_target
+        >>> can_isolate(make_target("onnxruntime-cpu"))
+        True
+        >>> can_isolate(make_target("onnxruntime-cpu", precision="int8"))
+        False
+    """
+    return target.precision == "fp32" and target.runtime in _ISOLATING
 
 
 def measure_isolated(
@@ -58,8 +77,11 @@ def measure_isolated(
 
     Returns:
         One for each kernel, None where the runtime does not run exactly that kernel: it cannot be
-        built from what is known of it, or the runtime makes something else of it.
+        built from what is known of it, or the runtime makes something else of it. All None where
+        `can_isolate` says no: ask it first, this says nothing of the kernels.
     """
+    if not can_isolate(profiler.target):
+        return [None] * len(kernels)
     found: dict[str, KernelLatency] = {}
     model = isolated_model(kernels)
     if model is not None:

@@ -29,13 +29,15 @@ from profilers.targets import Target
 from profilers.timing import LatencySamples
 
 PROFILER = "profilers.profiler:Profiler"
-# Loading, warming up and a last round come on top; sampling itself may take four times `seconds`.
-BASE_TIMEOUT_S = 120.0
+# Loading, compiling, warming up and the fewest runs that there must be, about 40, come on top
+# whatever `seconds` says; sampling itself may take four times `seconds`.
+BASE_TIMEOUT_S = 600.0
 TIMEOUT_PER_SECOND = 20.0
 CLOSING_TIMEOUT_S = 5.0
 ORPHAN_GRACE_S = 60  # the parent, while it lives, is the one that ends a process that hangs
 MAX_QUOTED = 200
 _SERVE = "from profilers.isolation import serve; serve()"
+_TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # where programs look for the folder of such files
 _ROUND, _DONE, _FAILED = "round", "done", "failed"
 
 
@@ -51,8 +53,9 @@ class IsolatedProfiler:
     Args:
         target: Where, and how.
         references_ms: What the reference network took earlier, see `Profiler`.
-        timeout_s: After so long a call has hung, and its process is ended; None: two minutes and
-            20 times the seconds that the call asks for.
+        timeout_s: After so long a call has hung, and its process is ended; None: ten minutes and
+            20 times the seconds that the call asks for. Networks that take longer than some 10 s a
+            run need more.
         factory: `module:callable` that makes the profiler in the process, called like `Profiler`.
 
     Example:
@@ -182,10 +185,15 @@ class _WorkerEnded(Exception):
 
 
 class _Worker:
-    """The process, its two pipes, and what it writes to its error stream."""
+    """The process, its two pipes, its folder, and what it writes to its error stream.
+
+    Its temporary files are in a folder that is removed with it: a process that crashes or is ended
+    leaves models and profiles behind.
+    """
 
     def __init__(self, target: Target, factory: str, references_ms: Sequence[float]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
+        self._folder = tempfile.TemporaryDirectory(prefix="hwnas-", ignore_cleanup_errors=True)
         # The same modules as here; a terminal's Ctrl-C goes to a process group.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
@@ -194,7 +202,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path} | dict.fromkeys(_TEMPORARY, self._folder.name),
             **group,
         )
         try:
@@ -284,6 +292,7 @@ class _Worker:
             self._process.wait()
         self._process.stdout.close()
         self._errors.close()
+        self._folder.cleanup()
 
 
 def serve() -> None:

@@ -7,6 +7,7 @@ each model, once the script has run there; `kit_results.py` reads them.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,8 @@ def write_kit(
 ) -> None:
     """Write a folder that measures `models` on any device with Python, ONNX Runtime and NumPy.
 
+    The folder is there when all of it is: an error or Ctrl-C leaves nothing.
+
     Args:
         models: What to measure; the device's own runtime optimizes them.
         folder: A new one, or an empty one.
@@ -80,12 +83,14 @@ def write_kit(
     if precision not in precisions:
         raise KitError(unknown_name("precision of a kit", precision, precisions))
     all_tags = tags or [{}] * len(models)
+    folder = folder.absolute()
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise KitError(f"{folder} is not empty: name a new folder for the kit")
-        (folder / "models").mkdir(parents=True, exist_ok=True)
+        (part / "models").mkdir(parents=True)
         entries = [
-            _write_model(folder, f"{i:03}-{_slug(model.name)}", convert(model, precision))
+            _write_model(part, f"{i:03}-{_slug(model.name)}", convert(model, precision))
             | {"batch": model.batch, "tags": dict(of_model)}
             for i, (model, of_model) in enumerate(zip(models, all_tags, strict=True))
         ]
@@ -104,15 +109,20 @@ def write_kit(
             "slow_reference": SLOW_REFERENCE,
             "reference_samples": REFERENCE_SAMPLES,
             "max_profile_events": MAX_PROFILE_EVENTS,
-            "reference": _write_model(folder, "reference", reference_model()),
+            "reference": _write_model(part, "reference", reference_model()),
             "models": entries,
         }
-        (folder / "kit.json").write_text(json.dumps(kit, indent=1), encoding="utf-8")
-        shutil.copyfile(kit_script.__file__, folder / "measure.py")
+        (part / "kit.json").write_text(json.dumps(kit, indent=1), encoding="utf-8")
+        shutil.copyfile(kit_script.__file__, part / "measure.py")
         minutes = max(1.0, len(models) * (seconds + 1) / 60)
-        (folder / "README.txt").write_text(_README.format(minutes=minutes), encoding="utf-8")
+        (part / "README.txt").write_text(_README.format(minutes=minutes), encoding="utf-8")
+        if folder.exists():  # not every system renames to a folder that is there
+            folder.rmdir()
+        part.rename(folder)
     except OSError as error:
         raise KitError(f"cannot write the kit {folder}: {error}") from None
+    finally:  # there is nothing to remove where all went well
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _slug(name: str) -> str:

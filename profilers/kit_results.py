@@ -17,16 +17,19 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from profilers import kit_script
-from profilers.devices import ISA_FLAGS, Device
+from profilers.devices import ISA_FLAGS, Device, data_cache_bytes
 from profilers.kernel_times import kernel_latencies_ms
 from profilers.kit import KIT_FORMAT, KitError
 from profilers.measurement import KernelLatency, NetworkMeasurement
+from profilers.memory import computed_peak_bytes
+from profilers.onnx_models import OnnxModel
+from profilers.profiler import GOOD_MOMENTS_PERCENTILE
+from profilers.runtimes.base import KernelTrace
 from profilers.runtimes.onnx_profile import read_trace
 from profilers.store import MeasurementStore
 from profilers.targets import DEFAULT_RUNTIME, Target
 from profilers.timing import SLOW_REFERENCE, LatencySamples
 
-GOOD_MOMENTS_PERCENTILE = 10
 MAX_KIT_BYTES, MAX_RESULT_BYTES = 16 * 2**20, 64 * 2**20
 MAX_PROFILED_RUNS = 1_000_000
 MAX_PROFILE_BYTES, MAX_GRAPH_BYTES = 256 * 2**20, 64 * 2**20
@@ -111,9 +114,21 @@ def read_kit(folder: Path) -> KitResults:
             tags = {str(k): str(v) for k, v in entry["tags"].items()}
         except _DAMAGE as error:
             raise _damaged(path / "result.json", repr(error)) from None
-        kernels, peak_memory_bytes = _kernels(path, n_warmup, is_steady)
+        trace, proto = _trace(path)
+        kernels = _kernels(path, trace, n_warmup, is_steady)
+        # The runtime keeps the names of outputs, and of the model only those are asked for.
+        optimized = OnnxModel(name, proto, (), digest, {})
         measurements.append(
-            NetworkMeasurement(name, digest, target, samples, kernels, peak_memory_bytes, tags=tags)
+            NetworkMeasurement(
+                name,
+                digest,
+                target,
+                samples,
+                kernels,
+                trace.peak_memory_bytes,
+                computed_peak_bytes(trace.nodes, optimized, threads=threads),
+                tags=tags,
+            )
         )
     return KitResults(device, tuple(measurements), tuple(failures), len(entries) - len(results))
 
@@ -204,7 +219,7 @@ def _device(record: Mapping[str, Any], version: str) -> Device:
         architecture=str(record["architecture"]),
         cores=int(record["cores"]),
         isa=tuple(flag for flag in ISA_FLAGS if flag in flags),
-        cache_bytes=_cache_bytes(record["caches"]),
+        cache_bytes=data_cache_bytes(record["caches"]),
         governor=str(record["governor"]) or None,
         memory_bytes=int(memory_bytes) if memory_bytes is not None else None,
         gpus=(),
@@ -220,15 +235,6 @@ def _cpu_name(record: Mapping[str, Any]) -> str:
     names = [*cpuinfo.get("model name", ()), record["board"], *cpuinfo.get("Model", ())]
     names += [*cpuinfo.get("Hardware", ()), record["processor"], record["architecture"]]
     return next(str(name) for name in names if name)
-
-
-def _cache_bytes(caches: Sequence[Sequence[str]]) -> dict[str, int]:
-    found = {}
-    for level, kind, size in caches:
-        match = re.fullmatch(r"(\d{1,9})([KM]?)", size)
-        if match and kind != "Instruction":
-            found[f"L{level}"] = int(match[1]) * {"": 1, "K": 2**10, "M": 2**20}[match[2]]
-    return found
 
 
 def _usual_reference_ns(folder: Path, results: Iterable[Mapping[str, Any]]) -> float:
@@ -269,18 +275,26 @@ def _samples(rounds: Sequence[Mapping[str, Any]], usual_ns: float) -> LatencySam
     )
 
 
-def _kernels(
-    folder: Path, n_warmup: int, is_steady: NDArray[np.bool_]
-) -> tuple[tuple[KernelLatency, ...], int | None]:
-    """Kernels with their latencies, and the runtime's peak of memory, from profile and graph."""
+def _trace(folder: Path) -> tuple[KernelTrace, onnx.ModelProto]:
+    """The runtime's profile, and the graph that it made of the model."""
     path = folder / "profile.json.gz"
     events = _read_json(path, MAX_PROFILE_BYTES)
     data = _read(folder / "optimized.onnx", MAX_GRAPH_BYTES)
     try:
-        graph = onnx.load_model_from_string(data).graph
-        trace = read_trace(events, graph)
-        if not trace.nodes and graph.node:
+        proto = onnx.load_model_from_string(data)
+        trace = read_trace(events, proto.graph)
+        if not trace.nodes and proto.graph.node:
             raise ValueError("it shows no kernel")
+    except _DAMAGE as error:
+        raise _damaged(path, repr(error)) from None
+    return trace, proto
+
+
+def _kernels(
+    folder: Path, trace: KernelTrace, n_warmup: int, is_steady: NDArray[np.bool_]
+) -> tuple[KernelLatency, ...]:
+    """Kernels with their latencies."""
+    try:
         n_runs = len(trace.duration_us)
         if trace.nodes and n_runs != n_warmup + len(is_steady):
             raise ValueError(f"{n_runs} runs, not {n_warmup} + {len(is_steady)}")
@@ -288,9 +302,8 @@ def _kernels(
         if not np.isfinite(latencies_ms).all():
             raise ValueError("a time is not finite")
     except _DAMAGE as error:
-        raise _damaged(path, repr(error)) from None
-    kernels = tuple(
+        raise _damaged(folder / "profile.json.gz", repr(error)) from None
+    return tuple(
         KernelLatency(node.name, node.kernel, float(ms), n_samples)
         for node, ms in zip(trace.nodes, latencies_ms, strict=True)
     )
-    return kernels, trace.peak_memory_bytes

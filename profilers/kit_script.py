@@ -288,7 +288,7 @@ def device_record() -> dict[str, Any]:
     return {
         "cpuinfo": cpuinfo,
         "board": read("/proc/device-tree/model").rstrip("\0"),
-        "processor": platform.processor(),
+        "processor": mac_cpu() or platform.processor(),
         "architecture": platform.machine(),
         "cores": n_cores(),
         "caches": [
@@ -302,6 +302,18 @@ def device_record() -> dict[str, Any]:
         "python": platform.python_version(),
         "providers": ort.get_available_providers(),
     }
+
+
+def mac_cpu() -> str:
+    """The CPU's model on a Mac, whose processor is only `arm`; empty elsewhere."""
+    if platform.system() != "Darwin":
+        return ""
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace").strip()
 
 
 def device_state() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -62,6 +63,9 @@ class Gpu:
     compute_capability: str | None = None
 
 
+_best_clocks_mhz: dict[int, int] = {}  # of each GPU, by CUDA's number, while it was watched
+
+
 @cache
 def _library() -> Any:
     """NVML, opened; None: not to be had."""
@@ -77,14 +81,14 @@ def _library() -> Any:
 
 
 def read_gpus() -> tuple[Gpu, ...]:
-    """All GPUs of this machine, in NVML's order."""
-    nvml = _library()
-    if nvml is None:
+    """The GPUs that CUDA may use here, in the order of `CUDA_VISIBLE_DEVICES`, else NVML's."""
+    handles = _visible_handles()
+    if not handles:
         return ()
+    nvml = _library()
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         driver = str(nvml.nvmlSystemGetDriverVersion())
-    except nvml.NVMLError:  # a GPU that is lost, or that this user may not open
+    except nvml.NVMLError:
         return ()
     return tuple(_describe(handle, driver) for handle in handles)
 
@@ -143,11 +147,12 @@ def decode_reasons(bits: int) -> tuple[str, ...]:
 
 
 def gpu_slowdown(index: int = 0) -> float:
-    """How much slower the GPU's clock is now than the highest that it may reach, 1 at best.
+    """How much slower the GPU's clock is now than the best that this process has seen, 1 at best.
 
-    To be read right after work: an idle GPU lowers its clocks. Infinite while the hardware slows
-    down for heat or power, whatever the clock shows; 1 where NVML does not tell. It takes some
-    microseconds.
+    Not than the highest that NVML names: a GPU with locked clocks or a low power limit never
+    reaches that, and is as fast as it gets. To be read right after work: an idle GPU lowers its
+    clocks. Infinite while it slows down for heat or by a power brake, whatever the clock shows; 1
+    where NVML does not tell. It takes some microseconds.
 
     Args:
         index: Of the GPU as CUDA counts them: `CUDA_VISIBLE_DEVICES` is followed.
@@ -159,8 +164,11 @@ def gpu_slowdown(index: int = 0) -> float:
         return math.inf
     nvml = _library()
     clock_mhz = _read(handle, "nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)
-    max_mhz = _read(handle, "nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM)
-    return max(1.0, max_mhz / clock_mhz) if clock_mhz and max_mhz else 1.0
+    if not clock_mhz:
+        return 1.0
+    best_mhz = max(clock_mhz, _best_clocks_mhz.get(index, 0))
+    _best_clocks_mhz[index] = best_mhz
+    return float(best_mhz / clock_mhz)
 
 
 def total_energy_mj(index: int = 0) -> float | None:
@@ -177,19 +185,25 @@ def total_energy_mj(index: int = 0) -> float | None:
 
 def _visible_handle(index: int) -> Any:
     """The GPU that CUDA calls `index`; None: there is none that can be opened."""
+    handles = _visible_handles()
+    return handles[index] if index < len(handles) else None
+
+
+def _visible_handles() -> list[Any]:
+    """The GPUs as CUDA counts them: it stops at the first that cannot be opened."""
     nvml = _library()
+    handles: list[Any] = []
     if nvml is None:
-        return None
+        return handles
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    name = str(index)
-    if visible is not None:
-        names = [part.strip() for part in visible.split(",")]
-        if index >= len(names):
-            return None
-        name = names[index]
-    try:
-        if name.isdecimal():
-            return nvml.nvmlDeviceGetHandleByIndex(int(name))
-        return nvml.nvmlDeviceGetHandleByUUID(name)
-    except nvml.NVMLError:
-        return None
+    with suppress(nvml.NVMLError):  # no such GPU, one that is lost, or not this user's
+        if visible is None:
+            names = [str(i) for i in range(nvml.nvmlDeviceGetCount())]
+        else:
+            names = [name.strip() for name in visible.split(",")]
+        for name in names:
+            if name.isdecimal():
+                handles.append(nvml.nvmlDeviceGetHandleByIndex(int(name)))
+            else:
+                handles.append(nvml.nvmlDeviceGetHandleByUUID(name))
+    return handles

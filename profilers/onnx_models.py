@@ -36,7 +36,8 @@ class OnnxModel:
         name: File name without its ending.
         proto: The model; every node has a name of its own.
         inputs: What a run must be given, initialisers left out.
-        digest: Hash of the bytes, tells models apart.
+        digest: Tells models apart: hash of the bytes and, where the file leaves shapes of inputs
+            open, of the shapes given.
         dimensions: Values for the symbolic dimensions of the inputs, by their name.
     """
 
@@ -118,6 +119,7 @@ def make_model(
     weights |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
     dimensions: dict[str, int] = {}
     inputs = []
+    is_open = False
     for value in proto.graph.input:
         if value.name in weights:
             continue
@@ -127,6 +129,7 @@ def make_model(
             )
         given = shapes.pop(value.name, None)
         shape = _static_shape(name, value, batch, given, dimensions)
+        is_open |= _is_open(value)
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         except KeyError as error:
@@ -140,8 +143,16 @@ def make_model(
             f"{name} has no input {sorted(shapes)[0]!r}; its inputs are "
             f"{', '.join(repr(spec.name) for spec in inputs)}"
         )
+    if is_open:
+        given_shapes = [(spec.name, spec.shape) for spec in inputs]
+        digest = hashlib.sha256(f"{digest}{given_shapes!r}".encode()).hexdigest()
     _name_nodes(proto)
     return OnnxModel(name, proto, tuple(inputs), digest, dimensions)
+
+
+def _is_open(value: onnx.ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    return not tensor.HasField("shape") or any(d.dim_value < 1 for d in tensor.shape.dim)
 
 
 def _static_shape(

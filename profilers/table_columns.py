@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from profilers.errors import StoreError
 
-TABLES_FORMAT = "1"
+TABLES_FORMAT = "2"
 
 
 class Column(NamedTuple):
@@ -58,23 +58,46 @@ NETWORK_COLUMNS: Mapping[str, Column] = {
     "computed_peak_memory_bytes": Column(
         pa.int64(), "The same from the lifetimes of the tensors; null: not computed."
     ),
+    "process_peak_bytes": Column(
+        pa.int64(),
+        "Most memory that the measuring process held by then, libraries and weights among it; "
+        "null: not told.",
+    ),
     "energy_mj": Column(pa.float64(), "Energy of one run, millijoules; null: no counter."),
+    "energy_relative_spread": Column(
+        pa.float64(),
+        "From the lowest to the highest repeat of `energy_mj`, over it; null: not measured.",
+    ),
+    "reference_ms": Column(
+        pa.float64(),
+        "A fixed reference network in good moments beside it, milliseconds; null: not measured.",
+    ),
     "tags": Column(pa.string(), "What else is known of the network, a JSON object of texts."),
 }
-KERNEL_COLUMNS: Mapping[str, Column] = {
-    "network": Column(pa.int32(), "Row of `networks.parquet` with the same number."),
-    "position": Column(pa.int32(), "In running order, from 0."),
-    "name": Column(pa.string(), "The runtime's name of the node."),
+_DESCRIPTION: Mapping[str, Column] = {
     "kind": Column(pa.string(), "What ran: the runtime's name of the fused operator."),
     "attributes": Column(pa.string(), "JSON object; a fused activation is among them."),
     "inputs": Column(pa.string(), "JSON list of [element type, shape], weights included."),
     "outputs": Column(pa.string(), "JSON list of [element type, shape]."),
     "macs": Column(pa.int64(), "Multiply-accumulates; 0 where no matrices are multiplied."),
     "bytes": Column(pa.int64(), "Bytes read and written if every tensor is touched once."),
+}
+KERNEL_COLUMNS: Mapping[str, Column] = {
+    "network": Column(pa.int32(), "Row of `networks.parquet` with the same number."),
+    "position": Column(pa.int32(), "In running order, from 0."),
+    "name": Column(pa.string(), "The runtime's name of the node."),
+    **_DESCRIPTION,
     "latency_ms": Column(
         pa.float32(), "Mean of the undisturbed runs inside the network, milliseconds."
     ),
     "n_samples": Column(pa.int32(), "Runs that it is the mean of."),
+}
+_TARGET = ("runtime", "version", "precision", "threads", "batch", "device", "device_name")
+ISOLATED_COLUMNS: Mapping[str, Column] = {
+    **{name: NETWORK_COLUMNS[name] for name in _TARGET},
+    **_DESCRIPTION,
+    "latency_ms": Column(pa.float32(), "Median over its copies in a made-up one, milliseconds."),
+    "n_samples": Column(pa.int32(), "Runs of the copy that was run least."),
 }
 SAMPLE_COLUMNS: Mapping[str, Column] = {
     "network": Column(pa.int32(), "Row of `networks.parquet` with the same number."),
@@ -90,12 +113,17 @@ SAMPLE_COLUMNS: Mapping[str, Column] = {
 TABLES: Mapping[str, tuple[str, Mapping[str, Column]]] = {
     "networks": ("one row a measured network", NETWORK_COLUMNS),
     "kernels": ("one row a kernel of a network, in running order", KERNEL_COLUMNS),
+    "isolated": ("one row a kernel that was measured outside of the networks", ISOLATED_COLUMNS),
     "samples": ("end-to-end runs, so many that they say the same as all", SAMPLE_COLUMNS),
 }
 
 
 def write_readme(
-    folder: Path, device: Mapping[str, Any], how: str, *, when: datetime | None = None
+    folder: Path,
+    device: Mapping[str, Any],
+    how: str,
+    *,
+    when: tuple[float, float] | None = None,
 ) -> None:
     """Write the README of a folder of tables: how, when, device, columns and units.
 
@@ -103,7 +131,8 @@ def write_readme(
         folder: Where `write_measurements` wrote.
         device: What `Device.to_dict` says of it.
         how: A sentence or more: commands, load of the machine.
-        when: Of the measurements; None: today.
+        when: The first and the last measurement, Unix seconds, as
+            `MeasurementStore.measured_between` says; None: not known.
 
     Raises:
         StoreError: The tables cannot be read, or the README cannot be written.
@@ -115,7 +144,7 @@ def write_readme(
             how.strip(),
             "",
             *_summary(pq.read_table(folder / "networks.parquet")),
-            f"- written: {when or datetime.now(UTC):%Y-%m-%d}",
+            f"- measured: {_days(when)}",
             "- licence: the project's own (Apache-2.0); measured by the project itself",
             "",
             "```python",
@@ -139,6 +168,14 @@ def write_readme(
         (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     except (OSError, pa.ArrowException, KeyError) as error:
         raise StoreError(f"cannot write the README of {folder}: {error}") from None
+
+
+def _days(when: tuple[float, float] | None) -> str:
+    """The first and the last day, in UTC, or the only one."""
+    if when is None:
+        return "not told when"
+    days = [f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}" for moment in when]
+    return " to ".join(dict.fromkeys(days))
 
 
 def _summary(networks: pa.Table) -> list[str]:

@@ -1,7 +1,7 @@
 """Measurements as Parquet files that are small enough to ship, and back.
 
-A folder of tables holds `networks.parquet`, `kernels.parquet`, `samples.parquet` and a README. The
-columns are described in `table_columns.py`.
+A folder of tables holds `networks.parquet`, `kernels.parquet`, `samples.parquet`,
+`isolated.parquet` and a README. The columns are described in `table_columns.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from profilers.errors import StoreError
 from profilers.kernels import Kernel, macs
-from profilers.measurement import KernelLatency, NetworkMeasurement
+from profilers.measurement import FAMILY_TAG, KernelLatency, NetworkMeasurement
 from profilers.store import MeasurementStore
 from profilers.table_columns import TABLES, TABLES_FORMAT
 from profilers.targets import Target
@@ -28,23 +28,32 @@ from profilers.timing import LatencySamples
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["networks", "kernels"]
+Kind = Literal["networks", "kernels", "isolated"]
+Isolated = Mapping[Target, Mapping[Kernel, KernelLatency]]
 FloatArray = NDArray[np.float64]
 
 ENOUGH_SAMPLES = 256  # of one network, unless these say something else than all
 LATENCY_TOLERANCE = 0.002
 TIME_BITS = 11  # of the mantissa: a sample is kept to 0.05 %, far below its noise
-FAMILY_TAG, SPACE_TAG = "family", "space"
+SPACE_TAG = "space"
+_DESCRIPTION = ("kind", "attributes", "inputs", "outputs", "macs", "bytes")  # of a kernel
 
 # What damaged files and texts raise when they are decoded.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError)
 
 
-def write_measurements(measurements: Sequence[NetworkMeasurement], folder: Path) -> dict[str, int]:
-    """Write the three tables of a folder, over those that are there.
+def write_measurements(
+    measurements: Sequence[NetworkMeasurement], folder: Path, *, isolated: Isolated | None = None
+) -> dict[str, int]:
+    """Write the tables of a folder, over those that are there.
 
     Of a network's runs so many are kept that they say the same of its latency, usually 256; the
     columns of `networks.parquet` are of all runs.
+
+    Args:
+        measurements: Of networks, at least one.
+        folder: Made if it is not there.
+        isolated: By target what `MeasurementStore.isolated` says of it; None: nothing.
 
     Returns:
         Bytes of each file by its name.
@@ -57,6 +66,7 @@ def write_measurements(measurements: Sequence[NetworkMeasurement], folder: Path)
     tables = {
         "networks": _network_table(measurements),
         "kernels": _kernel_table(measurements),
+        "isolated": _isolated_table(isolated or {}),
         "samples": _sample_table([m.samples for m in measurements]),
     }
     sizes = {}
@@ -93,7 +103,7 @@ def _table(kind: str, columns: Mapping[str, Any]) -> pa.Table:
 
 def _network_table(measurements: Sequence[NetworkMeasurement]) -> pa.Table:
     rows = [_network_row(m) | {"network": i} for i, m in enumerate(measurements)]
-    return _table("networks", {name: [row[name] for row in rows] for name in rows[0]})
+    return _table("networks", {name: [row[name] for row in rows] for name in TABLES["networks"][1]})
 
 
 def _network_row(m: NetworkMeasurement) -> dict[str, Any]:
@@ -117,25 +127,39 @@ def _network_row(m: NetworkMeasurement) -> dict[str, Any]:
         "kernel_sum_ms": m.kernel_sum_ms,
         "peak_memory_bytes": m.peak_memory_bytes,
         "computed_peak_memory_bytes": m.computed_peak_memory_bytes,
+        "process_peak_bytes": m.process_peak_bytes,
         "energy_mj": m.energy_mj,
+        "energy_relative_spread": m.energy_relative_spread,
+        "reference_ms": m.reference_ms,
         "tags": json.dumps(dict(m.tags), sort_keys=True),
     }
 
 
 def _kernel_table(measurements: Sequence[NetworkMeasurement]) -> pa.Table:
     runs = [(i, j, run) for i, m in enumerate(measurements) for j, run in enumerate(m.kernels)]
-    described = {run.kernel: _kernel_columns(run.kernel) for _, _, run in runs}
-    columns: dict[str, Any] = {
-        name: [described[run.kernel][name] for _, _, run in runs]
-        for name in ("kind", "attributes", "inputs", "outputs", "macs", "bytes")
-    }
-    return _table("kernels", columns | {
+    return _table("kernels", _run_columns([run for _, _, run in runs]) | {
         "network": [i for i, _, _ in runs],
         "position": [j for _, j, _ in runs],
         "name": [run.name for _, _, run in runs],
-        "latency_ms": [run.latency_ms for _, _, run in runs],
-        "n_samples": [run.n_samples for _, _, run in runs],
     })  # fmt: skip
+
+
+def _isolated_table(isolated: Isolated) -> pa.Table:
+    runs = [(target, run) for target, of_target in isolated.items() for run in of_target.values()]
+    plain = {target: target.to_dict() for target in isolated}
+    targets = {
+        name: [plain[target][name] for target, _ in runs] for name in Target.__dataclass_fields__
+    }
+    return _table("isolated", targets | _run_columns([run for _, run in runs]))
+
+
+def _run_columns(runs: Sequence[KernelLatency]) -> dict[str, Any]:
+    """What ran, and how long it took."""
+    described = {run.kernel: _kernel_columns(run.kernel) for run in runs}
+    return {name: [described[run.kernel][name] for run in runs] for name in _DESCRIPTION} | {
+        "latency_ms": [run.latency_ms for run in runs],
+        "n_samples": [run.n_samples for run in runs],
+    }
 
 
 def _kernel_columns(kernel: Kernel) -> dict[str, Any]:
@@ -207,7 +231,8 @@ def read_measurements(path: Path | str, *, kind: Kind | None = None) -> pd.DataF
     Args:
         path: A folder of tables, one Parquet file of them, or a measurement database.
         kind: `networks`, one row a measurement, or `kernels`, one row a kernel of each; they
-            join on the column `network`. None: what the file holds, else `networks`.
+            join on the column `network`. `isolated`: one row a kernel that was measured outside of
+            networks. None: what the file holds, else `networks`.
 
     Raises:
         StoreError: It is none of these, damaged, or of a newer version.
@@ -220,14 +245,18 @@ def read_measurements(path: Path | str, *, kind: Kind | None = None) -> pd.DataF
 of tables, a Parquet file of one, or a measurement database
     """
     path = Path(path)
-    if kind not in ("networks", "kernels", None):
-        raise ValueError(f"kind must be 'networks' or 'kernels', got {kind!r}")
+    if kind not in ("networks", "kernels", "isolated", None):
+        raise ValueError(f"kind must be 'networks', 'kernels' or 'isolated', got {kind!r}")
     if path.is_dir():
         table = _read_table(path / f"{kind or 'networks'}.parquet", kind or "networks")
     elif _is_database(path):
         with MeasurementStore(path) as store:
             measured = store.networks()
-        table = (_kernel_table if kind == "kernels" else _network_table)(measured)
+            if kind == "isolated":
+                targets = dict.fromkeys(m.target for m in measured)
+                table = _isolated_table({target: store.isolated(target) for target in targets})
+            else:
+                table = (_kernel_table if kind == "kernels" else _network_table)(measured)
     else:
         table = _read_table(path, kind)
     frame: pd.DataFrame = table.to_pandas()
@@ -269,7 +298,10 @@ def load_measurements(folder: Path) -> list[NetworkMeasurement]:
                     kernels=tuple(of_network.get(row["network"], ())),
                     peak_memory_bytes=row["peak_memory_bytes"],
                     computed_peak_memory_bytes=row["computed_peak_memory_bytes"],
+                    process_peak_bytes=row["process_peak_bytes"],
                     energy_mj=row["energy_mj"],
+                    energy_relative_spread=row["energy_relative_spread"],
+                    reference_ms=row["reference_ms"],
                     tags=json.loads(row["tags"]),
                 )
             )
@@ -278,19 +310,56 @@ def load_measurements(folder: Path) -> list[NetworkMeasurement]:
     return measurements
 
 
+def load_isolated(folder: Path, target: Target | None = None) -> dict[Kernel, KernelLatency]:
+    """The kernels of a folder of tables that were measured outside of networks, by kernel.
+
+    Args:
+        folder: Where `write_measurements` wrote.
+        target: Whose kernels; None: of the only target there is.
+
+    Raises:
+        StoreError: The table is missing, damaged or of a newer version, or it is of several targets
+            and none is chosen.
+    """
+    path = folder / "isolated.parquet"
+    rows = _read_table(path, "isolated").to_pylist()
+    try:
+        targets = [Target.from_dict(row) for row in rows]
+        if target is None and len(set(targets)) > 1:
+            names = "; ".join(sorted({found.describe() for found in targets}))
+            raise StoreError(f"{path} is of several targets, and one must be chosen: {names}")
+        built: dict[tuple[str, ...], Kernel] = {}
+        found = {}
+        for row, of_target in zip(rows, targets, strict=True):
+            if target in (None, of_target):
+                kernel = _rebuilt(row, built)
+                found[kernel] = KernelLatency(
+                    kernel.kind, kernel, row["latency_ms"], row["n_samples"]
+                )
+    except _DAMAGE as error:
+        raise StoreError(f"{path} is damaged: {error!r}") from None
+    return found
+
+
 def _split_kernels(table: pa.Table) -> dict[int, list[KernelLatency]]:
     """The kernels of each network by its number, in running order."""
     built: dict[tuple[str, ...], Kernel] = {}
     found: dict[int, list[KernelLatency]] = {}
     for row in table.sort_by([("network", "ascending"), ("position", "ascending")]).to_pylist():
-        texts = {name: row[name] for name in ("attributes", "inputs", "outputs")}
-        key = (row["kind"], *texts.values())
-        if key not in built:
-            plain = {name: json.loads(text) for name, text in texts.items()}
-            built[key] = Kernel.from_dict({"kind": row["kind"], **plain})
-        run = KernelLatency(row["name"], built[key], row["latency_ms"], row["n_samples"])
+        kernel = _rebuilt(row, built)
+        run = KernelLatency(row["name"], kernel, row["latency_ms"], row["n_samples"])
         found.setdefault(row["network"], []).append(run)
     return found
+
+
+def _rebuilt(row: Mapping[str, Any], built: dict[tuple[str, ...], Kernel]) -> Kernel:
+    """The kernel that a row describes, taken from those that are `built` or added to them."""
+    texts = {name: row[name] for name in ("attributes", "inputs", "outputs")}
+    key = (row["kind"], *texts.values())
+    if key not in built:
+        plain = {name: json.loads(text) for name, text in texts.items()}
+        built[key] = Kernel.from_dict({"kind": row["kind"], **plain})
+    return built[key]
 
 
 def _is_database(path: Path) -> bool:

@@ -26,7 +26,7 @@ class Target:
         precision: Of weights and activations, one of `PRECISIONS`.
         threads: Threads within one kernel.
         batch: Examples in one run; latencies are per run.
-        device: Fingerprint of the device.
+        device: Fingerprint of the part of the device that it uses, `Device.fingerprint_for`.
         device_name: For people.
     """
 
@@ -103,11 +103,12 @@ def make_target(
         if not device.gpus:
             raise TargetError(
                 f"target {runtime!r} needs an NVIDIA GPU, and NVML shows none here: check "
-                f"`nvidia-smi`, or use another target"
+                f"`nvidia-smi` and CUDA_VISIBLE_DEVICES, or use another target"
             )
         name = device.gpus[0].name
     version = _version(runtime, spec)
-    return Target(runtime, version, precision, threads, batch, device.fingerprint, name)
+    fingerprint = device.fingerprint_for(spec.accelerator)
+    return Target(runtime, version, precision, threads, batch, fingerprint, name)
 
 
 def available_targets() -> tuple[str, ...]:

@@ -1,11 +1,16 @@
 """What the README shows is run, on a small space and with short trainings."""
 
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 
+import pytest
+from typer.main import get_command
+
 import hwnas.config
 import hwnas.spaces.catalog
+from hwnas.cli import app
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -29,13 +34,38 @@ def test_the_python_example_of_the_readme_delivers_a_front(
     assert (tmp_path / "runs" / "demo" / "report.html").exists()
 
 
-def test_every_command_that_the_readme_names_exists():
-    from hwnas.cli import app
+def parse(words, command=None, parent=None):
+    """Read a command line as `hwnas` would, down to the command that it names, and run nothing."""
+    command = command or get_command(app)
+    if not hasattr(command, "resolve_command"):
+        return command.make_context(command.name, list(words), parent=parent)
+    # A group leaves what comes behind its own options unread.
+    context = command.make_context("hwnas", list(words), parent=parent)
+    _, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+    return parse(rest, found, context)
 
-    known = {command.name for command in app.registered_commands} | {"bench"}
-    named = set(re.findall(r"^hwnas (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE))
-    assert named <= known
-    assert "search" in named
+
+def lines_of_the_readme():
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("hwnas ")]
+
+
+@pytest.mark.parametrize("line", lines_of_the_readme())
+def test_every_command_of_the_readme_is_one_with_its_options(line):
+    parse(shlex.split(line, comments=True)[1:])
+
+
+@pytest.mark.parametrize(
+    "line", ["profil x.onnx", "profile x.onnx --fast", "search --trials many", "bench speed"]
+)
+def test_a_wrong_command_or_option_would_be_noticed(line):
+    with pytest.raises(Exception, match=r"No such|should be a valid"):
+        parse(line.split())
+
+
+def test_the_readme_shows_commands():
+    commands = {line.split()[1] for line in lines_of_the_readme()}
+    assert {"search", "profile", "predict", "bench"} <= commands
 
 
 def test_no_figure_of_the_readme_was_left_out():

@@ -30,7 +30,10 @@ def device(
     found = replace(this_device(), noise=noise_floor(seconds=seconds))
     targets = available_targets()
     if as_json:
-        print_json(found.to_dict() | {"targets": targets})
+        fingerprints = {"cpu": found.fingerprint_for(None)}
+        if found.gpus:
+            fingerprints["cuda"] = found.fingerprint_for("cuda")
+        print_json(found.to_dict() | {"targets": targets, "target_fingerprints": fingerprints})
     else:
         print_table("This machine", ("", ""), [*_rows(found), ("targets", ", ".join(targets))])
 
@@ -38,7 +41,7 @@ def device(
 def _rows(found: Device) -> list[tuple[str, str]]:
     caches = ", ".join(f"{level} {size // 1024} KiB" for level, size in found.cache_bytes.items())
     rows = [
-        ("fingerprint", found.fingerprint),
+        ("fingerprint", found.fingerprint_for(None)),
         ("CPU", f"{found.cpu}, {found.cores} cores, {found.architecture}"),
         ("instruction sets", ", ".join(found.isa) or "–"),
         ("caches", caches or "–"),
@@ -49,6 +52,7 @@ def _rows(found: Device) -> list[tuple[str, str]]:
     for i, gpu in enumerate(found.gpus):
         rows += [
             (f"GPU {i}", _gpu(gpu)),
+            *([("  fingerprint", found.fingerprint_for("cuda"))] if i == 0 else []),
             ("  clocks", _clocks(gpu)),
             ("  state", _state(gpu)),
             ("  energy", "counted (NVML)" if gpu.has_energy_counter else "no counter"),

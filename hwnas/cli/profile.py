@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwnas.cli.kits import (
+    N_NETWORKS_OF_A_KIT,
+    check_kit_target,
+    export_models,
+    import_results,
+    space_models,
+)
 from hwnas.cli.output import (
     DEFAULT_MEASUREMENTS,
     AsJson,
@@ -35,10 +42,23 @@ if TYPE_CHECKING:
 
 SPACE_PREFIX = "space:"
 N_KERNELS_SHOWN = 15
-N_NETWORKS, N_NETWORKS_OF_A_KIT = 80, 20
+N_NETWORKS = 80
+SECONDS_FOR_A_MODEL = 3.0
+
+# What is given besides would be ignored: it is refused.
+_RUN = {"model", "target", "threads", "precision", "batch", "seconds", "as_json"}
+_OF_SPACE = {"networks", "seed", "data", "data_path"}
+_READ_BY = {
+    "a model": _RUN | {"shape", "html", "measurements"},
+    "space:NAME": _RUN | _OF_SPACE | {"minutes", "measurements"},
+    "--export-kit of a model": _RUN | {"shape", "export_kit"},
+    "--export-kit of space:NAME": _RUN | _OF_SPACE | {"export_kit"},
+    "--import": {"import_kit", "measurements", "as_json"},
+}
 
 
 def profile(
+    ctx: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -53,13 +73,15 @@ def profile(
     seconds: Annotated[
         float | None,
         typer.Option(
-            "--seconds", min=0.1, help="At most, for one model; 4 times if the machine is slow."
+            "--seconds", min=0.1, help="At most, for one network; 4 times if the machine is slow."
         ),
     ] = None,
     networks: Annotated[
         int | None,
         typer.Option(
-            "--networks", min=1, help="space: only: networks to measure, 80 if nothing is said."
+            "--networks",
+            min=1,
+            help="space: only: networks to measure, 80 if nothing is said, 20 in a kit.",
         ),
     ] = None,
     minutes: Annotated[
@@ -101,46 +123,64 @@ def profile(
     from profilers.onnx_models import check_batch, load_model
     from profilers.targets import make_target
 
+    is_space = model is not None and model.startswith(SPACE_PREFIX)
     if import_kit is not None:
-        if model is not None or export_kit is not None:
-            raise typer.BadParameter(
-                "is read alone: name no model beside it", param_hint="--import"
-            )
-        _import_kit(import_kit, measurements, as_json)
+        what = "--import"
+    else:
+        what = "space:NAME" if is_space else "a model"
+        what = what if export_kit is None else f"--export-kit of {what}"
+    _check_options(ctx, what)
+    if import_kit is not None:
+        import_results(import_kit, measurements, as_json)
         return
     if model is None:
         raise typer.BadParameter("an ONNX file or space:NAME is needed", param_hint="MODEL")
-    is_space = model.startswith(SPACE_PREFIX)
-    if is_space and html is not None:
-        raise typer.BadParameter("shows one model, not a space", param_hint="--html")
-    if not is_space and minutes is not None:
-        raise typer.BadParameter("is for space:NAME; a model has --seconds", param_hint="--minutes")
+    if export_kit is not None:
+        check_kit_target(target)
+    elif not is_space:
+        # A target that cannot be had is said before a model that cannot be read.
+        make_target(target, threads=threads, precision=precision)
     if is_space:
         space = _load_space(model.removeprefix(SPACE_PREFIX), data, data_path)
     else:
-        # A target that cannot be had is said before a model that cannot be read.
-        make_target(target, threads=threads, precision=precision)
         loaded = load_model(Path(model), batch=batch, shapes=parse_shapes(shape))
         if batch is not None:
             check_batch(loaded, batch)
+    if export_kit is not None:
+        # Not `make_target`: the other device may have more cores than this one.
+        if is_space:
+            found = space_models(space, networks or N_NETWORKS_OF_A_KIT, seed, batch or 1)
+        else:
+            found = [(loaded, {})]
+        export_models(found, export_kit, threads, precision, seconds, as_json)
+        return
     chosen = make_target(
         target,
         threads=threads,
         precision=precision,
         batch=(batch or 1) if is_space else loaded.batch,
     )
-    if export_kit is not None:
-        if is_space:
-            found = _space_models(space, networks or N_NETWORKS_OF_A_KIT, seed, chosen.batch)
-        else:
-            found = [(loaded, {})]
-        _export_kit(found, export_kit, chosen, seconds, as_json)
-    elif is_space:
+    if is_space:
         if networks is None and minutes is None:
             networks = N_NETWORKS
-        _profile_space(space, chosen, networks, minutes, seed, measurements, as_json)
+        _profile_space(space, chosen, networks, minutes, seconds, seed, measurements, as_json)
     else:
-        _profile_model(loaded, chosen, seconds or 3.0, measurements, html, as_json)
+        seconds = seconds or SECONDS_FOR_A_MODEL
+        _profile_model(loaded, chosen, seconds, measurements, html, as_json)
+
+
+def _check_options(ctx: typer.Context, what: str) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        typer.BadParameter: One was given that is not for `what`.
+    """
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        is_given = source is not None and source.name != "DEFAULT"
+        if is_given and parameter.name not in _READ_BY[what]:
+            hint = "MODEL" if parameter.name == "model" else parameter.opts[0]
+            raise typer.BadParameter(f"is not used by {what}: leave it out", param_hint=hint)
 
 
 def _profile_model(
@@ -152,7 +192,7 @@ def _profile_model(
     as_json: bool,
 ) -> None:
     from hwnas.profile_page import profile_page
-    from profilers.devices import this_device
+    from profilers.devices import observed_device
     from profilers.isolation import IsolatedProfiler
     from profilers.memory import memory_timeline
     from profilers.overhead import calibrate, fit_overhead
@@ -163,10 +203,11 @@ def _profile_model(
         IsolatedProfiler(target, references_ms=store.references_ms(target)) as profiler,
     ):
         with progress.task("calibrating the target (once)", None) as task:
-            calibrated = calibrate(profiler, store, this_device(), on_progress=task.update)
+            device = observed_device()
+            calibrated = calibrate(profiler, store, device, on_progress=task.update)
         with progress.task(f"measuring {loaded.name}", None):
             measurement = profiler.profile(loaded, seconds=seconds)
-        store.add(measurement, this_device())
+        store.add(measurement, device)
         overhead = fit_overhead([m for m in calibrated if m.digest != measurement.digest])
         if html is not None:
             timeline = None
@@ -282,12 +323,13 @@ def _profile_space(
     target: Target,
     networks: int | None,
     minutes: float | None,
+    seconds: float | None,
     seed: int,
     measurements: Path,
     as_json: bool,
 ) -> None:
     from hwnas.campaign_report import CampaignReport
-    from hwnas.profiling import SPACE_TAG, profile_space, space_key
+    from hwnas.profiling import SECONDS_PER_NETWORK, SPACE_TAG, profile_space, space_key
 
     progress = ConsoleProgress()
     report = CampaignReport()
@@ -298,6 +340,7 @@ def _profile_space(
             store,
             n_networks=networks,
             minutes=minutes,
+            seconds=seconds or SECONDS_PER_NETWORK,
             seed=seed,
             progress=progress,
             report=report,
@@ -329,88 +372,3 @@ def _profile_space(
         )
         typer.echo(report.describe())
         typer.echo(f"Next: hwnas fit --measurements {measurements} --out predictor.npz")
-
-
-def _space_models(
-    space: SearchSpace, n: int, seed: int, batch: int
-) -> list[tuple[OnnxModel, dict[str, str]]]:
-    import numpy as np
-
-    from hwnas.network_choice import sample_networks
-    from hwnas.profiling import network_tags, untrained_model
-
-    genotypes = sample_networks(space, np.random.default_rng(seed), 2 * n + 2)[:n]
-    found = []
-    for row in genotypes:
-        genotype = tuple(int(v) for v in row)
-        architecture = space.architecture(genotype)
-        found.append((untrained_model(architecture, batch=batch), network_tags(space, genotype)))
-    return found
-
-
-def _export_kit(
-    models: list[tuple[OnnxModel, dict[str, str]]],
-    folder: Path,
-    target: Target,
-    seconds: float | None,
-    as_json: bool,
-) -> None:
-    from profilers.kit import SECONDS_PER_MODEL, write_kit
-    from profilers.targets import DEFAULT_RUNTIME
-
-    if target.runtime != DEFAULT_RUNTIME:
-        raise typer.BadParameter(
-            f"a kit runs {DEFAULT_RUNTIME} on the other device, not {target.runtime}",
-            param_hint="--target",
-        )
-    write_kit(
-        [model for model, _ in models],
-        folder,
-        threads=target.threads,
-        precision=target.precision,
-        seconds=seconds or SECONDS_PER_MODEL,
-        tags=[tags for _, tags in models],
-    )
-    if as_json:
-        print_json({"folder": str(folder), "n_models": len(models)})
-        return
-    typer.echo(
-        f"wrote {folder} with {len(models)} model(s). On the device, which needs onnxruntime and "
-        f"numpy only: python {folder.name}/measure.py\nThen here: hwnas profile --import {folder}"
-    )
-
-
-def _import_kit(folder: Path, measurements: Path, as_json: bool) -> None:
-    from profilers.kit_results import add_results, read_kit
-    from profilers.store import MeasurementStore
-
-    results = read_kit(folder)
-    with MeasurementStore(measurements) as store:
-        new = add_results(results, store)
-    record = {
-        "device": results.device.cpu,
-        "fingerprint": results.device.fingerprint,
-        "n_measured": len(results.measurements),
-        "n_new": len(new),
-        "n_failed": len(results.failures),
-        "n_missing": results.n_missing,
-        "networks": [
-            {"model": m.name, "latency_ms": m.latency_ms, "warning": m.samples.warning}
-            for m in results.measurements
-        ],
-    }
-    if as_json:
-        print_json(record)
-        return
-    print_table(
-        f"measured on {results.device.cpu}, {len(new)} of {len(results.measurements)} new",
-        ("model", "latency_ms", "kernels", "kernel_sum_ms"),
-        [(m.name, m.latency_ms, len(m.kernels), m.kernel_sum_ms) for m in results.measurements],
-    )
-    for failure in results.failures:
-        typer.echo(f"{failure.name} could not be measured there: {failure.reason}", err=True)
-    for m in results.measurements:
-        if m.samples.warning:
-            typer.echo(f"warning: {m.name}: {m.samples.warning}", err=True)
-    if results.n_missing:
-        typer.echo(f"{results.n_missing} model(s) have no result yet: run measure.py again there")

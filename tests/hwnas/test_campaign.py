@@ -16,10 +16,10 @@ from hwnas.campaign_report import KERNELS, NETWORKS, CampaignReport
 from hwnas.cost import CostTable
 from hwnas.errors import ConfigError
 from hwnas.missing_kernels import missing_kernels, with_comparisons
-from hwnas.network_choice import networks_in_turn, sample_networks
 from hwnas.profiling import MAX_TRIES, profile_space
 from hwnas.spaces.base import Choice, SearchSpace
 from predictors.kernel_latency import KernelLatencyPredictor
+from profilers.devices import this_device
 from profilers.errors import ModelError
 from profilers.kernels import Kernel, Tensor, macs
 from profilers.measurement import KernelLatency, NetworkMeasurement
@@ -93,22 +93,6 @@ def profiler():
 
 def digests(measurements):
     return [m.digest for m in measurements]
-
-
-def test_any_number_of_networks_in_turn_is_useful(space, store):
-    table = CostTable(space, Profiler(make_target()), store)
-    sample = sample_networks(space, np.random.default_rng(0), 500)
-    rows = list(networks_in_turn(table, sample))
-    assert len(rows) == len(set(rows)) == len(sample)
-    assert rows[:2] == [tuple(row) for row in sample[:2]]  # the corners
-    macs_of = table.counts(sample).macs
-    first = table.counts(np.array(rows[:8])).macs
-    ranks = np.searchsorted(np.sort(macs_of), first) / len(sample)
-    assert (np.diff(np.sort(ranks)) < 0.5).all()  # spread from small to large
-    shown = [{k.key for row in rows[:n] for k in table.kernels(row)} for n in (8, 24)]
-    every = {k.key for row in rows for k in table.kernels(row)}
-    assert len(shown[0]) > 0.5 * len(every)
-    assert shown[1] == every
 
 
 def test_an_amount_must_be_given(space, store, profiler):
@@ -191,6 +175,33 @@ def test_a_kernel_that_cannot_run_alone_is_counted_and_not_tried_again(space, st
     assert report.n_not_isolated > 0
     refused = [key for key in store.failures(fails.target) if key.startswith("{")]
     assert len(refused) == report.n_not_isolated
+    # Those of them that networks have shown are not measured to be compared either.
+    profile_space(space, fails.target, store, n_networks=4, profiler=fails)
+    refused = [key for key in store.failures(fails.target) if key.startswith("{")]
+    n_tries = {key: store.n_failures(fails.target, key) for key in refused}
+    assert set(n_tries.values()) == {1}
+
+
+def test_an_interrupted_campaign_has_a_prefix_of_the_whole_one(space):
+    names = []
+    for n in (4, 9):
+        profiler = MadeUp(make_target())
+        with MeasurementStore(":memory:") as store:
+            profile_space(space, profiler.target, store, n_networks=n, profiler=profiler)
+        names.append(profiler.networks)
+    assert names[1][:4] == names[0]
+
+
+def test_each_network_may_take_the_time_that_is_asked_for(space, store):
+    class Noted(MadeUp):
+        def profile(self, model, *, seconds=2.0, tags=None):
+            asked.append((model.name, seconds))
+            return super().profile(model, seconds=seconds, tags=tags)
+
+    asked = []
+    profiler = Noted(make_target())
+    profile_space(space, profiler.target, store, n_networks=2, seconds=0.3, profiler=profiler)
+    assert [s for name, s in asked if not name.startswith("isolated")] == [0.3, 0.3]
 
 
 def test_what_another_process_has_just_measured_is_skipped(space, store, path, monkeypatch):
@@ -201,7 +212,7 @@ def test_what_another_process_has_just_measured_is_skipped(space, store, path, m
 
         def meanwhile(architecture, **options):
             model = untrained_model(architecture, **options)
-            others_store.add(other.profile(model), profiling.this_device())
+            others_store.add(other.profile(model), this_device())
             return model
 
         monkeypatch.setattr(profiling, "untrained_model", meanwhile)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from hwnas import __version__, cli, finalists, profiling, run, verify
-from hwnas.cli import output
+from hwnas import __version__, cli, finalists, run, verify
+from hwnas.cli import output, profile
 from hwnas.cli.output import parse_shapes
 from hwnas.data import load_data
 from hwnas.profiling import profile_space, untrained_model
@@ -269,13 +270,66 @@ def test_profile_explains_the_latency_by_its_kernels(hwnas, monkeypatch):
     # Once, but for those that the machine disturbed.
     steady = [m.name for m in calibrated if m.samples.warning is None]
     assert len(steady) == len(set(steady)) <= overhead.N_CALIBRATION <= len(calibrated)
+    assert len(calibrated) <= overhead.MAX_TRIES * overhead.N_CALIBRATION
     assert code == 0
     assert "of the latency" in out
 
 
-def test_a_space_is_profiled_and_a_predictor_is_fitted(hwnas, folder, monkeypatch):
-    monkeypatch.setattr(profiling, "SECONDS_PER_NETWORK", 0.1)
-    code, out, _ = hwnas("profile space:tiny --networks 8 --json --measurements space.db")
+IGNORED = {
+    "profile stack.onnx --networks 3": ("--networks", "a model"),
+    "profile stack.onnx --seed 0": ("--seed", "a model"),  # the default, but it was said
+    "profile stack.onnx --data digits": ("--data", "a model"),
+    "profile stack.onnx --data-path x": ("--data-path", "a model"),
+    "profile stack.onnx --minutes 3": ("--minutes", "a model"),
+    "profile space:tiny --shape x=1,2": ("--shape", "space:NAME"),
+    "profile space:tiny --html x.html": ("--html", "space:NAME"),
+    "profile stack.onnx --export-kit kit --html x.html": ("--html", "--export-kit of a model"),
+    "profile space:tiny --export-kit kit --minutes 3": ("--minutes", "--export-kit of space:NAME"),
+    "profile stack.onnx --import kit": ("MODEL", "--import"),
+    "profile --import kit --threads 2": ("--threads", "--import"),
+    "profile --import kit --export-kit other": ("--export-kit", "--import"),
+}
+
+
+@pytest.mark.parametrize("line", IGNORED)
+def test_an_option_that_would_be_ignored_is_refused(hwnas, line):
+    option, what = IGNORED[line]
+    code, out, err = hwnas(line)
+    message = " ".join(err.replace("│", " ").split())
+    assert (code, out) == (2, "")
+    assert f"Invalid value for {option}: is not used by {what}: leave it out" in message
+
+
+def test_every_option_of_profile_is_used_by_something():
+    parameters = get_command(cli.app).commands["profile"].params
+    assert set().union(*profile._READ_BY.values()) == {p.name for p in parameters} - {"help"}
+
+
+class TestKits:
+    def test_the_other_device_may_have_more_cores(self, hwnas, folder):
+        code, out, err = hwnas("profile stack.onnx --export-kit many --threads 4096 --json")
+        assert code == 0, err
+        assert json.loads(out) == {"folder": "many", "n_models": 1}
+        assert json.loads((folder / "many" / "kit.json").read_text())["threads"] == 4096
+
+    def test_a_space_gives_networks_of_its_own_number_and_seed(self, hwnas, folder):
+        options = "--networks 3 --seed 1 --seconds 0.5 --batch 2"
+        code, _, err = hwnas(f"profile space:tiny --export-kit tiny-kit {options}")
+        kit = json.loads((folder / "tiny-kit" / "kit.json").read_text())
+        assert code == 0, err
+        assert [model["batch"] for model in kit["models"]] == [2, 2, 2]
+        assert kit["seconds"] == 0.5
+
+    def test_another_runtime_is_refused(self, hwnas, folder):
+        code, _, err = hwnas("profile stack.onnx --export-kit other --target torch-cpu")
+        assert code == 2
+        assert "a kit runs onnxruntime-cpu on the other device" in " ".join(err.split())
+        assert not (folder / "other").exists()
+
+
+def test_a_space_is_profiled_and_a_predictor_is_fitted(hwnas, folder):
+    options = "--networks 8 --seconds 0.1 --json --measurements space.db"
+    code, out, _ = hwnas(f"profile space:tiny {options}")
     assert code == 0
     assert json.loads(out)["n_networks"] == 8
     assert 0 < json.loads(out)["fastest_ms"] <= json.loads(out)["slowest_ms"]
@@ -289,10 +343,10 @@ def test_a_space_is_profiled_and_a_predictor_is_fitted(hwnas, folder, monkeypatc
     assert "holds no measurement of" in err
 
 
-def test_too_few_networks_are_one_message(hwnas, folder, make_tiny_space, monkeypatch):
-    monkeypatch.setattr(profiling, "SECONDS_PER_NETWORK", 0.05)
+def test_too_few_networks_are_one_message(hwnas, folder, make_tiny_space):
+    space = make_tiny_space((1, 8, 8), 10)
     with MeasurementStore(folder / "few.db") as store:
-        profile_space(make_tiny_space((1, 8, 8), 10), make_target(), store, n_networks=2)
+        profile_space(space, make_target(), store, n_networks=2, seconds=0.05)
     code, _, err = hwnas("fit --measurements few.db")
     assert code == 2
     assert "at least 8" in err

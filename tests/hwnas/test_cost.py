@@ -1,5 +1,5 @@
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,13 +8,15 @@ from torch import nn
 
 from hwnas import cost
 from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual, conv_bn
-from hwnas.cost import CostTable
-from hwnas.errors import BudgetError
+from hwnas.cost import CostTable, Piece, export_pieces
+from hwnas.errors import BudgetError, ConfigError
 from hwnas.networks import counts
 from hwnas.profiling import untrained_model
 from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.spaces.mobilenet import mobile_space
 from predictors.errors import WrongTargetError
+from profilers.kernels import Kernel
+from profilers.measurement import KernelNode
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
@@ -250,6 +252,37 @@ def test_stored_pieces_of_another_batch_are_not_used(store):
     ones = CostTable(space, Profiler(make_target()), store).kernels(tuple(row))
     twos = CostTable(space, Profiler(make_target(batch=2)), store).kernels(tuple(row))
     assert (ones[-1].outputs[0].shape, twos[-1].outputs[0].shape) == ((1, 10), (2, 10))
+
+
+class WholeModels:
+    """A profiler whose runtime shows one kernel that reads and writes all that the model does."""
+
+    target = make_target()
+
+    def kernels(self, model):
+        graph = model.proto.graph
+        reads, writes = ([t.name for t in tensors] for tensors in (graph.input, graph.output))
+        return (KernelNode("all", Kernel("model", (), (), ()), tuple(reads), tuple(writes)),)
+
+
+class Unconnected(WholeModels):
+    """A profiler whose runtime does not say what its kernels read."""
+
+    def kernels(self, model):
+        return tuple(replace(node, reads=()) for node in super().kernels(model))
+
+
+@pytest.mark.parametrize("n_pieces", [1, 3])
+@pytest.mark.parametrize("profiler", [WholeModels(), Unconnected()])
+def test_a_runtime_that_shows_no_kernels_of_blocks_is_refused(profiler, n_pieces):
+    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (4 + i, 6, 6), cost.PLAIN) for i in range(n_pieces)]
+    with pytest.raises(ConfigError, match=r"onnxruntime-cpu shows whole models.* or torch-cuda$"):
+        export_pieces(pieces, profiler)
+
+
+def test_a_piece_alone_is_what_it_is_beside_others(profiler):
+    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (c, 6, 6), cost.BLOCKED) for c in (8, 16)]
+    assert export_pieces(pieces[:1], profiler) == export_pieces(pieces, profiler)[:1]
 
 
 def test_blocks_of_one_name_from_two_modules_are_two_pieces():

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import typer
@@ -35,6 +35,9 @@ def show(monkeypatch):
 def test_json_is_the_record_that_is_stored_and_the_targets(show):
     record = json.loads(show(MACHINE, "--json", "--seconds", "0.25"))
     assert "onnxruntime-cpu" in record.pop("targets")
+    assert record.pop("target_fingerprints") == {
+        "cpu": replace(MACHINE, gpus=()).fingerprint, "cuda": MACHINE.fingerprint,
+    }  # fmt: skip
     assert record["fingerprint"] == MACHINE.fingerprint
     assert Device.from_dict(record).gpus == (GPU,)
     assert record["noise"] == asdict(NoiseFloor(0.01, 0.25))
@@ -50,6 +53,14 @@ def test_the_table_shows_the_gpu_and_its_state(show):
         "spread 1.0 %, 25 % of samples disturbed", MACHINE.fingerprint,
     ):  # fmt: skip
         assert part in text
+
+
+def test_the_fingerprints_are_those_of_the_targets(show):
+    second = replace(GPU, name="Toy GPU 2")
+    text = show(replace(MACHINE, gpus=(GPU, second)), "--seconds", "0.25")
+    assert text.count(MACHINE.fingerprint) == 1
+    assert text.count(replace(MACHINE, gpus=()).fingerprint) == 1
+    assert text.count("fingerprint") == 2
 
 
 def test_what_a_machine_does_not_tell_is_named_so(show):

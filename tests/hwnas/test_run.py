@@ -35,7 +35,7 @@ CONFIG = SearchConfig(
 def _quick_and_tiny(make_tiny_space):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalog.SPACES, "tiny", make_tiny_space)
-        patch.setattr(profiling, "SECONDS_PER_NETWORK", 0.1)
+        patch.setitem(profiling.profile_space.__kwdefaults__, "seconds", 0.1)
         patch.setattr(verify, "SECONDS_PROFILE", 0.05)
         patch.setattr(verify, "SECONDS_LATENCY", 0.05)
         # Threads that wait for each other take seconds where tests share the cores.

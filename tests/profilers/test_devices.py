@@ -1,9 +1,12 @@
 import json
+import platform
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import pytest
 
-from profilers import devices
+from profilers import devices, kit_script
 from profilers.devices import Device, NoiseFloor, changes, noise_floor, this_device
 from profilers.nvidia import Gpu
 from profilers.timing import sample_latency
@@ -73,6 +76,39 @@ def test_arm_machines_list_features(fake_files, no_gpus):
     assert this_device().isa == ("asimd", "asimddp", "sve")
 
 
+class TestMac:
+    """On a Mac `platform.processor()` is `arm`, whichever it is."""
+
+    @pytest.fixture
+    def name(self, monkeypatch, fake_files, no_gpus):
+        """Name of the CPU where `sysctl` is this program."""
+
+        def found(sysctl, system="Darwin"):
+            def run(command, **options):
+                assert command == ["sysctl", "-n", "machdep.cpu.brand_string"]
+                return really_run([sys.executable, "-c", sysctl], **options)
+
+            really_run = subprocess.run
+            with monkeypatch.context() as patch:
+                patch.setattr(platform, "system", lambda: system)
+                patch.setattr(platform, "processor", lambda: "arm")
+                patch.setattr(devices.subprocess, "run", run)
+                names = this_device().cpu, kit_script.device_record()["processor"]
+            assert len(set(names)) == 1, "the script of kits names it differently"
+            return names[0]
+
+        return found
+
+    def test_it_is_named_by_its_model(self, name):
+        assert name("print('Apple M3')") == "Apple M3"
+
+    def test_one_that_does_not_tell_is_an_arm(self, name):
+        assert name("raise SystemExit(1)") == "arm"
+
+    def test_other_systems_are_not_asked(self, name):
+        assert name("print('Apple M3')", system="FreeBSD") == "arm"
+
+
 class TestFingerprint:
     @pytest.mark.parametrize(
         "change",
@@ -104,6 +140,14 @@ class TestFingerprint:
         gpu = Gpu("Toy GPU", 1, "550", None, None, True)
         assert device.fingerprint == "5354a3d21e3c"
         assert replace(device, gpus=(gpu,)).fingerprint == "7e1852391fe1"
+
+    def test_a_target_s_is_of_the_part_that_it_uses(self, device):
+        one, two = (Gpu(f"Toy GPU {i}", 1, "550", None, None, True) for i in (1, 2))
+        both, first = replace(device, gpus=(one, two)), replace(device, gpus=(one,))
+        second = replace(device, gpus=(two, one))
+        assert both.fingerprint_for(None) == device.fingerprint
+        assert both.fingerprint_for("cuda") == first.fingerprint_for("cuda") == first.fingerprint
+        assert second.fingerprint_for("cuda") != first.fingerprint
 
     def test_a_new_driver_is_the_same_gpu(self, device):
         old, new = (

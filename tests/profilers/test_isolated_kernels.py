@@ -1,9 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from profilers import isolated_kernels
 from profilers.errors import ModelError
-from profilers.isolated_kernels import MAX_COPIES, MIN_COPIES, isolated_model, measure_isolated
+from profilers.isolated_kernels import (
+    MAX_COPIES,
+    MIN_COPIES,
+    can_isolate,
+    isolated_model,
+    measure_isolated,
+)
 from profilers.kernels import Kernel, Tensor
 from profilers.measurement import KernelLatency, NetworkMeasurement
 from profilers.onnx_models import make_model
@@ -114,6 +122,17 @@ def test_one_kernel_that_the_runtime_refuses_does_not_take_the_others_with_it(pr
     found = measure_isolated([relu(1, 8), NO_OPERATOR, relu(1, 16)], profiler)
     assert [answer is not None for answer in found] == [True, False, True]
     assert profiler.n_models == 4  # together, and each alone
+
+
+@pytest.mark.parametrize(
+    "change", [{"runtime": "torch-cuda"}, {"runtime": "onnxruntime-cuda"}, {"precision": "int8"}]
+)
+def test_nothing_is_tried_on_a_target_that_cannot_show_a_kernel_alone(profiler, change):
+    assert can_isolate(profiler.target)
+    profiler.target = replace(profiler.target, **change)
+    assert not can_isolate(profiler.target)
+    assert measure_isolated([relu(1, 8), relu(1, 9)], profiler) == [None, None]
+    assert profiler.n_models == 0
 
 
 def test_a_kernel_of_which_the_runtime_makes_something_else_is_not_guessed(profiler):

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -29,12 +30,19 @@ DISASTERS = {
     "hang": lambda: time.sleep(60),
     "interrupt": lambda: os.kill(os.getppid(), 2) or time.sleep(60),
     "own interrupt": lambda: os.kill(os.getpid(), 2),
+    "litters": lambda: (litter(), os.abort()),
     "prints": lambda: os.write(1, b"a runtime that talks\\n"),
     "refused": lambda: (_ for _ in ()).throw(ModelError("the runtime's own words")),
     "bug": lambda: {}["missing"],
     "pid": lambda: (_ for _ in ()).throw(ModelError(str(os.getpid()))),
     "torch": lambda: (_ for _ in ()).throw(ModelError(str("torch" in sys.modules))),
 }
+
+def litter():
+    import tempfile
+    folder = tempfile.mkdtemp(prefix="hwnas-")
+    open(os.path.join(folder, "model.onnx"), "w").close()
+    os.write(2, folder.encode())
 
 def end(target, **options):
     os._exit(3)
@@ -94,6 +102,17 @@ def test_a_hang_is_ended_at_the_time_limit(hook):
             profiler.kernels(stack("hang"))
         assert profiler.kernels(stack("sound"))
     assert time.monotonic() - start < 30
+
+
+def test_a_crash_leaves_no_temporary_files_behind(hook, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with IsolatedProfiler(make_target(), factory=hook) as profiler:
+        with pytest.raises(ModelError, match=rf"SIGABRT \({tmp_path}/hwnas-\w+/hwnas-\w+\)"):
+            profiler.kernels(stack("litters"))
+        assert list(tmp_path.iterdir()) == []
+        assert profiler.kernels(stack("sound"))
+        (folder,) = tmp_path.iterdir()  # of the process that is there now
+    assert not folder.exists()
 
 
 def test_errors_of_the_process_arrive_with_their_text_and_leave_it_running(crashing):

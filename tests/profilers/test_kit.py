@@ -22,6 +22,7 @@ from profilers.devices import this_device
 from profilers.errors import ProfilerError
 from profilers.kit import KitError, write_kit
 from profilers.kit_results import add_results, read_kit
+from profilers.memory import computed_peak_bytes
 from profilers.onnx_models import load_model, make_model
 from profilers.profiler import Profiler
 from profilers.reference import conv_stack
@@ -103,6 +104,26 @@ class TestWriting:
         assert [path.name for path in tmp_path.iterdir()] == ["mine"]
         with pytest.raises(KitError, match="cannot write the kit|is not empty"):
             write_kit([stack(2)], tmp_path / "mine" / "kit")
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("No space left")])
+    def test_what_is_interrupted_leaves_nothing_and_can_be_done_again(
+        self, tmp_path, monkeypatch, error
+    ):
+        def fail(*_):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr("profilers.kit.reference_model", fail)
+            with pytest.raises((KeyboardInterrupt, KitError)):
+                write_kit([stack(2)], tmp_path / "kit")
+        assert list(tmp_path.iterdir()) == []
+        write_kit([stack(2)], tmp_path / "kit")
+        assert [path.name for path in tmp_path.iterdir()] == ["kit"]
+
+    def test_an_empty_folder_is_filled(self, tmp_path):
+        (tmp_path / "kit").mkdir()
+        write_kit([stack(2)], tmp_path / "kit")
+        assert (tmp_path / "kit" / "measure.py").exists()
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -241,6 +262,7 @@ class TestReading:
         expected = Profiler(make_target()).kernels(model)
         assert [run.kernel for run in first.kernels] == [node.kernel for node in expected]
         assert first.latency_ms > 0 and first.kernel_sum_ms > 0 and first.peak_memory_bytes
+        assert first.computed_peak_memory_bytes == computed_peak_bytes(expected, model)
         assert first.kernels[0].n_samples > 0
         assert len(first.samples.chunk_slowdowns) >= 6
 

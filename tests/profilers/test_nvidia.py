@@ -87,6 +87,7 @@ def install_nvml(monkeypatch):
 
     def install(module):
         monkeypatch.setitem(sys.modules, "pynvml", module)
+        monkeypatch.setattr(nvidia, "_best_clocks_mhz", {})
         nvidia._library.cache_clear()
         return module
 
@@ -146,13 +147,25 @@ class TestStateWhileMeasuring:
             total_energy_mj()
         assert nvml.n_inits == 1
 
-    @pytest.mark.parametrize(
-        ("clock_mhz", "slowdown"), [(1980, 1.0), (1320, 1.5), (2010, 1.0), (None, 1.0), (0, 1.0)]
-    )
-    def test_a_lower_clock_is_a_slowdown(self, install_nvml, clock_mhz, slowdown):
-        busy = {"nvmlDeviceGetCurrentClocksEventReasons": 0x4, "nvmlDeviceGetClockInfo": clock_mhz}
-        install_nvml(FakeNvml(H100 | busy))
-        assert gpu_slowdown() == slowdown
+    def test_a_lower_clock_than_before_is_a_slowdown(self, install_nvml):
+        gpu = H100 | {"nvmlDeviceGetCurrentClocksEventReasons": 0x4}
+        install_nvml(FakeNvml(gpu))
+        found = []
+        for clock_mhz in (1200, 1800, 1200, None, 0, 2010, 1800):
+            gpu["nvmlDeviceGetClockInfo"] = clock_mhz
+            found.append(gpu_slowdown())
+        assert found == [1.0, 1.0, 1.5, 1.0, 1.0, 1.0, 2010 / 1800]
+
+    @pytest.mark.parametrize("bits", [0x2, 0x4, 0x6])
+    def test_a_gpu_of_locked_clocks_or_little_power_is_as_fast_as_it_gets(self, install_nvml, bits):
+        slow = {"nvmlDeviceGetCurrentClocksEventReasons": bits, "nvmlDeviceGetClockInfo": 900}
+        install_nvml(FakeNvml(H100 | slow))
+        assert [gpu_slowdown() for _ in range(3)] == [1.0] * 3
+
+    def test_each_gpu_is_compared_with_itself(self, install_nvml):
+        slow = H100 | {"nvmlDeviceGetClockInfo": 900}
+        install_nvml(FakeNvml(H100 | {"nvmlDeviceGetClockInfo": 1980}, slow))
+        assert [gpu_slowdown(0), gpu_slowdown(1), gpu_slowdown(2)] == [1.0] * 3
 
     @pytest.mark.parametrize("bits", [0x8, 0x20, 0x40, 0x80, 0x44])
     def test_heat_and_power_brakes_make_a_timing_worthless(self, install_nvml, bits):
@@ -168,15 +181,27 @@ class TestStateWhileMeasuring:
 
     @pytest.mark.parametrize(
         ("visible", "energies_mj"),
-        [("1", [2, None]), ("1,0", [2, 1]), ("GPU-b, 0", [2, 1]), ("GPU-x", [None]), ("", [None])],
+        [
+            ("1", [2, None]),
+            ("1,0", [2, 1]),
+            ("GPU-b, 0", [2, 1]),
+            ("GPU-x", [None]),
+            ("", [None]),
+            ("1,-1,0", [2, None]),
+        ],
     )
     def test_gpus_are_counted_as_cuda_counts_them(
         self, install_nvml, monkeypatch, visible, energies_mj
     ):
         one, two = (
-            {"uuid": f"GPU-{letter}", "nvmlDeviceGetTotalEnergyConsumption": energy}
+            {
+                "uuid": f"GPU-{letter}",
+                "nvmlDeviceGetTotalEnergyConsumption": energy,
+                "nvmlDeviceGetName": f"Toy {energy}",
+            }
             for letter, energy in (("a", 1), ("b", 2))
         )
         install_nvml(FakeNvml(one, two))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert [total_energy_mj(i) for i in range(len(energies_mj))] == energies_mj
+        assert [gpu.name for gpu in read_gpus()] == [f"Toy {e}" for e in energies_mj if e]

@@ -1,3 +1,4 @@
+import hashlib
 import re
 from contextlib import suppress
 
@@ -30,6 +31,22 @@ def test_a_model_is_read_with_its_inputs(save, relu_proto):
     assert (model.name, spec.name, spec.shape, spec.dtype) == ("net", "x", (1, 3, 8, 8), np.float32)
     assert model.digest == load_model(path).digest
     assert model.digest != load_model(save(relu_proto((1, 3, 8, 9)), "other.onnx")).digest
+
+
+def test_two_shapes_of_one_open_file_are_two_models(save, relu_proto):
+    path = save(relu_proto(("batch", 3, None)))
+    models = [load_model(path, shapes={"x": shape}) for shape in ((1, 3, 8), (1, 3, 9), (2, 3, 8))]
+    assert len({model.digest for model in models}) == 3
+    assert load_model(path, shapes={"x": (1, 3, 8)}).digest == models[0].digest
+    batched = save(relu_proto((None, 4)), "batched.onnx")
+    assert load_model(batched, batch=1).digest != load_model(batched, batch=2).digest
+
+
+def test_a_closed_model_is_known_by_its_bytes_whatever_is_asked(save, relu_proto):
+    path = save(relu_proto((2, 3)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_model(path).digest == digest
+    assert load_model(path, batch=2, shapes={"x": (2, 3)}).digest == digest
 
 
 def test_a_newer_ir_version_is_lowered_to_what_the_runtimes_read(save, relu_proto):

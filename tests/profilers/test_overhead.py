@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from profilers.errors import ModelError
 from profilers.overhead import CALIBRATION_TAG, N_CALIBRATION, calibrate, fit_overhead
 from profilers.store import MeasurementStore
 
@@ -8,14 +9,18 @@ from profilers.store import MeasurementStore
 class FakeProfiler:
     """Says of every model that it takes 1 ms, and remembers which it was asked about."""
 
-    def __init__(self, target, make_measurement):
+    def __init__(self, target, make_measurement, *, fails=lambda name: False, **changes):
         self.target = target
         self.asked = []
-        self._make = make_measurement
+        self._make, self._fails, self._changes = make_measurement, fails, changes
 
     def profile(self, model, *, seconds, tags):
         self.asked.append(model.name)
-        return self._make(model.name, digest=model.digest, target=self.target, tags=tags)
+        if self._fails(model.name):
+            raise ModelError(f"{model.name} ended the process")
+        return self._make(
+            model.name, digest=model.digest, target=self.target, tags=tags, **self._changes
+        )
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.02, 0.004), (0.01, -0.0005), (0.0, 0.0)])
@@ -77,3 +82,58 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
     rest = FakeProfiler(target, make_measurement)
     assert len(calibrate(rest, store, device)) == N_CALIBRATION
     assert rest.asked == whole.asked[4:]
+
+
+def test_a_network_that_fails_does_not_end_the_calibration(
+    tmp_path, target, device, make_measurement
+):
+    store = MeasurementStore(tmp_path / "m.db")
+    some = FakeProfiler(target, make_measurement, fails=lambda name: "x32" in name)
+    progress = []
+    found = calibrate(some, store, device, on_progress=lambda done, of: progress.append(done))
+    assert len(some.asked) == progress[-1] == N_CALIBRATION
+    assert {m.name for m in found} == {name for name in some.asked if "x32" not in name}
+
+
+def test_too_few_networks_are_an_error_with_the_last_reason(
+    tmp_path, target, device, make_measurement
+):
+    store = MeasurementStore(tmp_path / "m.db")
+    asked = []
+
+    def fails(name):
+        asked.append(name)
+        return len(asked) > 2
+
+    profiler = FakeProfiler(target, make_measurement, fails=fails)
+    with pytest.raises(ModelError, match=r"could measure 2 of the 10 .* ended the process"):
+        calibrate(profiler, store, device)
+
+
+def test_a_busy_machine_measures_each_network_twice_and_no_more(
+    tmp_path, target, device, make_measurement, make_samples
+):
+    store = MeasurementStore(tmp_path / "m.db")
+    wide, narrow = (
+        make_samples(np.linspace(1, top, 40), chunk=np.arange(40) // 4) for top in (3.0, 1.8)
+    )
+    assert wide.warning is not None and narrow.warning is not None
+    assert narrow.relative_error < wide.relative_error
+    for samples, n_asked in ((narrow, N_CALIBRATION), (wide, N_CALIBRATION), (wide, 0)):
+        profiler = FakeProfiler(target, make_measurement, samples=samples)
+        found = calibrate(profiler, store, device)
+        assert len(profiler.asked) == n_asked
+        assert len(found) == N_CALIBRATION
+        assert {m.samples.wall_ms.max() for m in found} == {1.8}
+    assert len(store.networks()) == 2 * N_CALIBRATION
+
+
+def test_a_second_try_that_is_not_flagged_is_the_one_that_counts(
+    tmp_path, target, device, make_measurement, make_samples
+):
+    store = MeasurementStore(tmp_path / "m.db")
+    flagged = make_samples([1.0] * 40, slowdown=[9.0] * 40)
+    calibrate(FakeProfiler(target, make_measurement, samples=flagged), store, device)
+    found = calibrate(FakeProfiler(target, make_measurement), store, device)
+    assert len(found) == N_CALIBRATION
+    assert all(m.samples.warning is None for m in found)

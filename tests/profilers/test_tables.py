@@ -2,7 +2,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,19 @@ from profilers.errors import StoreError
 from profilers.kernels import Kernel, Tensor, macs
 from profilers.measurement import KernelLatency
 from profilers.store import MeasurementStore
-from profilers.table_columns import KERNEL_COLUMNS, NETWORK_COLUMNS, TABLES, write_readme
-from profilers.tables import load_measurements, read_measurements, write_measurements
+from profilers.table_columns import (
+    ISOLATED_COLUMNS,
+    KERNEL_COLUMNS,
+    NETWORK_COLUMNS,
+    TABLES,
+    write_readme,
+)
+from profilers.tables import (
+    load_isolated,
+    load_measurements,
+    read_measurements,
+    write_measurements,
+)
 from profilers.timing import Basis, LatencySamples
 
 X, W = Tensor("float", (1, 8, 6, 6)), Tensor("float", (4, 8, 3, 3))
@@ -52,8 +63,16 @@ def measurements(make_measurement, noisy_samples, target):
         make_measurement(
             "one", samples=noisy_samples(3000), kernels=kernels, tags=tags, peak_memory_bytes=2**40
         ),
-        make_measurement("two", target=replace(target, threads=2), energy_mj=1.5),
-        make_measurement("none", kernels=(), computed_peak_memory_bytes=0),
+        make_measurement(
+            "two", target=replace(target, threads=2), energy_mj=1.5, energy_relative_spread=0.03
+        ),
+        make_measurement(
+            "none",
+            kernels=(),
+            computed_peak_memory_bytes=0,
+            process_peak_bytes=2**33,
+            reference_ms=0.1,
+        ),
     ]
 
 
@@ -142,6 +161,55 @@ class TestThereAndBack:
             write_measurements(measurements, tmp_path / "file")
 
 
+class TestIsolatedKernels:
+    @pytest.fixture
+    def isolated(self, target):
+        """Two kernels of one target, one of them of another target as well."""
+        relu = Kernel("Relu", (), (X,), (X,))
+        one = {CONV: KernelLatency("Conv", CONV, 0.5, 9), relu: KernelLatency("Relu", relu, 2.0, 3)}
+        two = {CONV: KernelLatency("Conv", CONV, 0.25, 8)}
+        return {target: one, replace(target, threads=2): two}
+
+    def test_they_come_back_by_target(self, tmp_path, measurements, isolated):
+        write_measurements(measurements, tmp_path, isolated=isolated)
+        for target, written in isolated.items():
+            assert load_isolated(tmp_path, target) == written
+        assert load_isolated(tmp_path, replace(next(iter(isolated)), batch=9)) == {}
+        with pytest.raises(StoreError, match="of several targets, .* 1 thread, .*; .* 2 threads"):
+            load_isolated(tmp_path)
+
+    def test_the_only_target_needs_no_name(self, tmp_path, measurements, isolated, target):
+        write_measurements(measurements, tmp_path, isolated={target: isolated[target]})
+        assert load_isolated(tmp_path) == isolated[target]
+        write_measurements(measurements, tmp_path)
+        assert load_isolated(tmp_path) == {}
+
+    def test_a_folder_and_a_database_give_the_same(self, tmp_path, measurements, isolated, device):
+        write_measurements(measurements, tmp_path / "toy", isolated=isolated)
+        frame = read_measurements(tmp_path / "toy", kind="isolated")
+        assert list(frame.columns) == list(ISOLATED_COLUMNS)
+        assert list(frame["threads"]) == [1, 1, 2] and list(frame["latency_ms"]) == [0.5, 2, 0.25]
+        with MeasurementStore(tmp_path / "m.db") as store:
+            for measurement in measurements:
+                store.add(measurement, device)
+            for target, runs in isolated.items():
+                store.add_isolated(target, list(runs.values()))
+        again = read_measurements(tmp_path / "m.db", kind="isolated")
+        columns = list(frame.columns)
+        pd.testing.assert_frame_equal(
+            *(f.sort_values(columns, ignore_index=True) for f in (frame, again))
+        )
+
+    def test_a_damaged_table(self, tmp_path, measurements, isolated, target):
+        write_measurements(measurements, tmp_path, isolated={target: isolated[target]})
+        path = tmp_path / "isolated.parquet"
+        table = pq.read_table(path)
+        at = table.column_names.index("inputs")
+        pq.write_table(table.set_column(at, "inputs", pa.array(["{"] * len(table))), path)
+        with pytest.raises(StoreError, match=rf"{path} is damaged"):
+            load_isolated(tmp_path)
+
+
 class TestReading:
     def test_networks_have_the_figures_of_all_runs(self, folder, measurements):
         frame = read_measurements(folder)
@@ -159,6 +227,18 @@ class TestReading:
         assert frame["computed_peak_memory_bytes"][2] == 0
         assert list(frame["energy_mj"].notna()) == [False, True, False]
         assert pd.isna(frame["family"][1])
+
+    @pytest.mark.parametrize(
+        ("kind", "columns"),
+        [
+            ("networks", NETWORK_COLUMNS), ("kernels", KERNEL_COLUMNS),
+            ("isolated", ISOLATED_COLUMNS),
+        ],
+    )  # fmt: skip
+    def test_a_database_without_networks_has_no_rows(self, tmp_path, kind, columns):
+        MeasurementStore(tmp_path / "m.db").close()
+        frame = read_measurements(tmp_path / "m.db", kind=kind)
+        assert (list(frame.columns), len(frame)) == (list(columns), 0)
 
     def test_kernels_join_their_networks(self, folder):
         frame = read_measurements(folder, kind="kernels").merge(
@@ -225,7 +305,9 @@ class TestRefusedFiles:
     def test_another_kind_than_the_file_holds(self, folder):
         with pytest.raises(StoreError, match="holds networks, not kernels"):
             read_measurements(folder / "networks.parquet", kind="kernels")
-        with pytest.raises(ValueError, match="kind must be 'networks' or 'kernels', got 'nets'"):
+        with pytest.raises(
+            ValueError, match="kind must be 'networks', .* or 'isolated', got 'nets'"
+        ):
             read_measurements(folder, kind="nets")
 
     @pytest.mark.parametrize(("name", "kind"), [("tags", "networks"), ("inputs", "kernels")])
@@ -247,15 +329,29 @@ class TestRefusedFiles:
 class TestReadme:
     @pytest.fixture
     def readme(self, folder, device):
-        write_readme(folder, device.to_dict(), "Measured at night.", when=datetime(2026, 1, 2))
+        when = (datetime(2026, 1, 2, 23, tzinfo=UTC), datetime(2026, 1, 3, 1, tzinfo=UTC))
+        first_s, last_s = (moment.timestamp() for moment in when)
+        write_readme(folder, device.to_dict(), "Measured at night.", when=(first_s, last_s))
         return (folder / "README.md").read_text(encoding="utf-8")
 
     def test_it_says_how_when_and_on_what(self, readme, device):
         assert readme.startswith("# toy\n\nMeasured at night.\n")
-        for text in ("2026-01-02", "Toy CPU", device.fingerprint, "L1 32,768", "networks: 3"):
+        for text in (
+            "- measured: 2026-01-02 to 2026-01-03\n",
+            "Toy CPU",
+            device.fingerprint,
+            "L1 32,768",
+            "networks: 3",
+        ):
             assert text in readme
         assert "governor: performance" in readme and "gpus" not in readme
         assert "threads 2" in readme and "größe × 1" in readme
+
+    def test_one_day_is_told_once_and_an_unknown_one_is_not_made_up(self, folder, device):
+        moment_s = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
+        for when, text in (((moment_s, moment_s + 9), "2026-01-02"), (None, "not told when")):
+            write_readme(folder, device.to_dict(), "", when=when)
+            assert f"- measured: {text}\n" in (folder / "README.md").read_text(encoding="utf-8")
 
     def test_it_describes_every_column_once(self, readme):
         rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+) \|$", readme, flags=re.MULTILINE)

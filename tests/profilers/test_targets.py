@@ -128,6 +128,20 @@ class TestExecutionProviders:
         listed("CUDA", "CPU")
         assert make_target("onnxruntime-cuda", precision="fp16").device_name == "Toy GPU"
 
+    def test_of_two_gpus_the_first_visible_one_is_the_target(self, monkeypatch, device, listed):
+        listed("CUDA", "CPU")
+        one, two = (Gpu(f"Toy GPU {i}", 2**30, "1.0", 1000, 1000, True) for i in (1, 2))
+        found, on_cpu = [], []
+        for gpus in ((one, two), (one,), (two, one)):
+            here = dataclasses.replace(device, gpus=gpus)
+            monkeypatch.setattr(targets, "_device", lambda here=here: here)
+            found.append(make_target("onnxruntime-cuda"))
+            on_cpu.append(make_target("onnxruntime-cpu").device)
+        assert found[0] == found[1]
+        assert found[2].device_name == "Toy GPU 2"
+        assert found[2].key != found[0].key
+        assert set(on_cpu) == {device.fingerprint}
+
 
 def test_a_precision_is_offered_only_where_the_cpu_computes_in_it(monkeypatch, device):
     spec = RuntimeSpec("nowhere:Toy", ("numpy",), ("fp32", "bf16"), isa={"bf16": ("amx_bf16",)})

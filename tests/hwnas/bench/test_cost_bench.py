@@ -12,7 +12,7 @@ def test_both_ways_give_the_same_answer_and_the_cache_is_faster(
     tmp_path, monkeypatch, make_tiny_space
 ):
     monkeypatch.setitem(catalog.SPACES, "tiny", make_tiny_space)
-    monkeypatch.setattr(profiling, "SECONDS_PER_NETWORK", 0.05)
+    monkeypatch.setitem(profiling.profile_space.__kwdefaults__, "seconds", 0.05)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     record = bench_cost(
         "tiny", "digits", None, n_genotypes=1000, n_rounds=2, measurements=tmp_path / "m.db",

@@ -1,6 +1,11 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from hwnas.bench.profiler import (
+    BUSY_LOOP,
     LOAD_NETWORKS,
     _busy_loops,
     _spread,
@@ -11,6 +16,7 @@ from hwnas.bench.profiler import (
 from hwnas.errors import ConfigError
 from hwnas.families import FAMILIES
 from hwnas.progress import Silent
+from profilers.profiler import PATIENCE
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
@@ -25,6 +31,8 @@ def target():
 def test_load_compares_each_network_with_itself(target):
     record = bench_load(target, n_repeats=1, seconds=0.1, progress=Silent(), networks=TINY)
     assert [row["network"] for row in record["networks"]] == ["recurrent-8", "squeeze-4"]
+    assert record["limit_s"] == pytest.approx(PATIENCE * 0.1)
+    assert record["longest_s"] == max(row["longest_s"] for row in record["networks"])
     differences = [
         abs(row["loaded_ms"][0] / row["quiet_ms"][0] - 1)
         for row in record["networks"]
@@ -63,6 +71,17 @@ def test_busy_loops_end_with_the_block():
     with _busy_loops(1) as loops:
         assert [loop.poll() for loop in loops] == [None]
     assert [loop.poll() for loop in loops] != [None]
+
+
+def test_busy_loops_end_with_the_process_that_started_them():
+    parent = (
+        "import os, signal, subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', {BUSY_LOOP!r}, str(os.getpid())])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    # The loop holds this pipe too: the answer comes when both have ended.
+    done = subprocess.run([sys.executable, "-c", parent], stdout=subprocess.PIPE, timeout=30)
+    assert done.returncode == -signal.SIGKILL
 
 
 def test_the_networks_are_of_known_families():
