@@ -68,5 +68,8 @@ def test_the_readme_shows_commands():
     assert {"search", "profile", "predict", "bench"} <= commands
 
 
-def test_no_figure_of_the_readme_was_left_out():
-    assert "FIGURE" not in README.read_text(encoding="utf-8")
+def test_no_figure_was_left_out():
+    for page in (README, *README.parent.glob("docs/*.md"), *README.parent.glob("data/**/*.md")):
+        text = page.read_text(encoding="utf-8")
+        assert "FIGURE" not in text, page
+        assert "@@" not in text, page
