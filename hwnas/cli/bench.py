@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hwnas.cli import bench_transfer
 from hwnas.cli.output import (
     DEFAULT_MEASUREMENTS,
     AsJson,
@@ -122,3 +123,6 @@ def profiler(
     for name in chosen:
         rows = [(key, value) for key, value in record[name].items() if key != "networks"]
         print_table(f"Profiler: {name}", ("", ""), rows)
+
+
+app.command("transfer")(bench_transfer.transfer)

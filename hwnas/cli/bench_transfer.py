@@ -49,16 +49,18 @@ def transfer(
         f"{samples} samples of a device, {record['n_train_samples']} of each of "
         f"{len(record['train'])} others, mean of {seeds} seeds ({record['seconds']:.0f} s)"
     )
-    columns = ("", "Spearman", "worst", "MAPE %", "within 10 %", "coverage %", "± %")
-    rows: list[tuple[object, ...]] = []
-    for device, found in record["devices"].items():
-        rows.append((
-            device, f"{found['spearman']:.4f}", f"{found['spearman_min']:.4f}",
-            *(f"{100 * found[key]:.1f}" for key in ("mape", "within_10", "coverage", "half_width")),
-        ))  # fmt: skip
-        rows.extend(_others(found))
-    print_table(title, columns, rows)
-    typer.echo("0 samples: ranked as it is; its MAPE is of a line through the same samples.")
+    columns = ("", "Spearman", "worst", "MAPE %", "within 10 %", "covered %", "± %")
+    shares = ("mape", "within_10", "coverage", "half_width")
+    found = record["devices"]
+    print_table(title, columns, [
+        (device, f"{each['spearman']:.4f}", f"{each['spearman_min']:.4f}",
+         *(f"{100 * each[share]:.1f}" for share in shares))
+        for device, each in found.items()
+    ])  # fmt: skip
+    print_table("Beside it", ("", "ranked by", "Spearman", "MAPE %, by a line"), [
+        (device, *other) for device, each in found.items() for other in _others(each)
+    ])  # fmt: skip
+    typer.echo("The MAPE beside it is that of a straight line through the same samples.")
 
 
 def _names(text: str) -> list[str]:
@@ -66,12 +68,11 @@ def _names(text: str) -> list[str]:
 
 
 def _others(found: dict[str, Any]) -> list[tuple[object, ...]]:
-    """What the same device is predicted by otherwise: baselines here, and published figures."""
+    """What ranks the same device otherwise: baselines here, and published figures."""
     rows: list[tuple[object, ...]] = [
-        (f"  {name}, 0 samples", f"{baseline['spearman']:.4f}", None,
-         f"{100 * baseline['mape_with_samples']:.1f}", None, None, None)
-        for name, baseline in found["baselines"].items()
-    ]  # fmt: skip
+        (f"{name}, 0 samples", f"{each['spearman']:.4f}", f"{100 * each['mape_with_samples']:.1f}")
+        for name, each in found["baselines"].items()
+    ]
     for name, spearman in found.get("published_spearman", {}).items():
-        rows.append((f"  {name} (published)", f"{spearman:.3f}", None, None, None, None, None))
+        rows.append((f"{name} (published)", f"{spearman:.3f}", None))
     return rows

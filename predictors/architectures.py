@@ -1,0 +1,150 @@
+"""What a table says about architectures, as numbers, and how alike two of them are.
+
+Nothing is assumed of the columns' meaning: neither a graph nor which choices matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from predictors.errors import PredictorError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+KERNELS = ("totals", "choices", "smooth totals", "all choices")
+MAX_CATEGORIES, N_BINS = 32, 8
+MIN_OVERLAP = 0.5  # shared options over all options, from which on two columns count together
+LIKENESS = 3.0  # architectures that differ in every column are alike by exp(-3)
+
+
+@dataclass(frozen=True)
+class ArchitectureFeatures:
+    """n architectures as arrays; the order of rows is the order of the table.
+
+    Attributes:
+        totals: How often each option is chosen over the columns that offer it, and the counts
+            that the table gives, such as macs; centred, mean squared length 1. `(n, p)`.
+        choices: Every column one-hot, centred, mean squared length 1. `(n, q)`.
+        codes: Every column one-hot, 0 or 1. `(n, q)`.
+        n_columns: Columns that were given as choices.
+    """
+
+    totals: FloatArray
+    choices: FloatArray
+    codes: FloatArray
+    n_columns: int
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @classmethod
+    def from_columns(
+        cls, choices: Mapping[str, ArrayLike], given: Mapping[str, ArrayLike] | None = None
+    ) -> ArchitectureFeatures:
+        """Read columns of equal length n.
+
+        Args:
+            choices: By name, the option chosen: text or numbers. A column of numbers with more
+                than `MAX_CATEGORIES` values is taken as a quantity: in bins, and as it is.
+            given: By name, counts that are known of each architecture, such as macs and params.
+
+        Raises:
+            PredictorError: There is no column of choices, or a value is missing.
+        """
+        if not choices:
+            raise PredictorError("at least one column of choices is needed to tell rows apart")
+        columns, quantities, offered = [], [], []
+        for name, values in choices.items():
+            options, quantity = _options(name, pd.Series(np.asarray(values)))
+            if quantity is not None:
+                quantities.append(quantity)
+            names, codes = np.unique(options, return_inverse=True)
+            columns.append(np.eye(len(names))[codes])
+            offered.append([str(option) for option in names])
+        totals = _count(columns, offered)
+        unit = float(totals.std(axis=0).mean()) if totals.size else 1.0
+        for name, values in (given or {}).items():
+            quantities.append(_finite(name, values))
+        for quantity in quantities:
+            spread = float(quantity.std())
+            if spread > 0:
+                scaled = (quantity - quantity.mean()) / spread * (unit or 1.0)
+                totals = np.column_stack([totals, scaled])
+        one_hot: FloatArray = np.concatenate(columns, axis=1)
+        return cls(_normalised(totals), _normalised(one_hot), one_hot, len(columns))
+
+    def kernels(self, rows_a: IntArray, rows_b: IntArray) -> FloatArray:
+        """How alike architectures are in the senses of `KERNELS`, `(4, a, b)`, about 1 for equal.
+
+        Linear in totals; linear in single choices; any smooth function of totals; any function of
+        all choices together, nearer for architectures that share more of them.
+        """
+        a, b = self.totals[rows_a], self.totals[rows_b]
+        linear = a @ b.T
+        squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)
+        differ = self.n_columns - self.codes[rows_a] @ self.codes[rows_b].T
+        return np.stack([
+            linear,
+            self.choices[rows_a] @ self.choices[rows_b].T,
+            np.exp(linear - squares / 2),
+            np.exp(differ * (-LIKENESS / self.n_columns)),
+        ])  # fmt: skip
+
+    def self_kernels(self) -> FloatArray:
+        """Of every architecture with itself: the diagonals of `kernels`, `(4, n)`."""
+        ones = np.ones(len(self))
+        squares = (np.square(self.totals).sum(1), np.square(self.choices).sum(1))
+        return np.stack([*squares, ones, ones])
+
+
+def _options(name: str, values: pd.Series[Any]) -> tuple[Any, FloatArray | None]:
+    """One column as options, and as a quantity if it is one."""
+    if values.isna().any():
+        raise PredictorError(f"column {name!r} has missing values; every row needs every choice")
+    if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= MAX_CATEGORIES:
+        return values.to_numpy(), None
+    bins = pd.qcut(values, N_BINS, labels=False, duplicates="drop")
+    return bins.to_numpy(), _finite(name, values)
+
+
+def _finite(name: str, values: ArrayLike) -> FloatArray:
+    quantity = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(quantity).all():
+        raise PredictorError(f"column {name!r} has missing or infinite values")
+    return quantity
+
+
+def _count(columns: Sequence[FloatArray], offered: Sequence[Sequence[str]]) -> FloatArray:
+    """Per set of columns that offer much the same options: how often each is chosen, `(n, p)`."""
+    sets: list[tuple[set[str], list[int]]] = []
+    for i, options in enumerate(offered):
+        for known, members in sets:
+            if len(known & set(options)) > MIN_OVERLAP * len(known | set(options)):
+                known.update(options)
+                members.append(i)
+                break
+        else:
+            sets.append((set(options), [i]))
+    totals = []
+    for known, members in sets:
+        if len(members) < 2:
+            continue  # a count over one column is the column itself
+        for option in sorted(known):
+            chosen = [columns[i][:, offered[i].index(option)] for i in members
+                      if option in offered[i]]  # fmt: skip
+            totals.append(np.sum(chosen, axis=0))
+    return np.column_stack(totals) if totals else np.zeros((len(columns[0]), 0))
+
+
+def _normalised(features: FloatArray) -> FloatArray:
+    """Centred, with a mean squared length of 1."""
+    centred: FloatArray = features - features.mean(axis=0)
+    length = float(np.square(centred).sum(axis=1).mean()) if centred.size else 0.0
+    return centred / np.sqrt(length) if length > 0 else centred

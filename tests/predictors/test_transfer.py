@@ -1,0 +1,223 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from predictors.architectures import ArchitectureFeatures
+from predictors.errors import NotFittedError, PredictorError
+from predictors.smoothing import smooth
+from predictors.transfer import DeviceSample, TransferPredictor
+
+N_ROWS, N_COLUMNS, N_OPTIONS, NOISE = 400, 6, 4, 0.01
+
+
+def made_up_table(n_columns=N_COLUMNS, *, n_devices=6, seed=0, product=False):
+    """Integer columns, and devices whose costs are mixtures of two profiles, with 1 % noise."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(N_OPTIONS, size=(N_ROWS, n_columns))
+    weight = rng.uniform(0.7, 1.3, n_columns)  # columns matter about equally, not the same
+    profiles = rng.gamma(1.0, size=(2, N_OPTIONS))
+    cost = (weight[:, None] * profiles[:, None, :])[:, np.arange(n_columns), codes].sum(
+        -1
+    )  # (2, n)
+    cost /= cost.mean(axis=1, keepdims=True)
+    share = rng.uniform(0.1, 0.9, n_devices)[:, None]
+    truth = 0.3 + share * cost[0] + (1 - share) * cost[1]
+    if product:
+        truth = np.exp(4 * (truth - truth.mean()))
+    units = rng.lognormal(1, 1, size=(n_devices, 1))
+    latency = truth * units * rng.lognormal(0, NOISE, size=truth.shape)
+    features = ArchitectureFeatures.from_columns({f"op_{i}": codes[:, i] for i in range(n_columns)})
+    return features, latency
+
+
+def samples_of(latency, rows):
+    return [DeviceSample(f"device {i}", rows, each[rows]) for i, each in enumerate(latency)]
+
+
+def spearman(a, b):
+    return pd.Series(a).rank().corr(pd.Series(b).rank())
+
+
+ROWS = np.arange(0, N_ROWS, 4)  # the rows are in no order
+
+
+@pytest.fixture(scope="module")
+def table():
+    return made_up_table()
+
+
+@pytest.fixture(scope="module")
+def predictor(table):
+    features, latency = table
+    return TransferPredictor(features, seed=3).fit(samples_of(latency[:-1], ROWS))
+
+
+def rest(rows):
+    return np.setdiff1d(np.arange(N_ROWS), rows)
+
+
+@pytest.mark.parametrize(("n", "least", "mape"), [(5, 0.97, 0.05), (10, 0.98, 0.02)])
+def test_a_few_measurements_predict_all_others_on_a_new_device(table, predictor, n, least, mape):
+    new = table[1][-1]
+    rows = predictor.choose(n)
+    left = rest(rows)
+    predicted = predictor.predict(rows, new[rows])
+    assert len(np.unique(rows)) == n
+    assert spearman(predicted.score[left], new[left]) > least
+    assert np.abs(predicted.latency_ms[left] / new[left] - 1).mean() < mape
+    assert spearman(predictor.predict_unmeasured(), new) < least
+
+
+def test_intervals_hold_on_average_over_devices(table):
+    features, latency = table
+    covered = []
+    for i, new in enumerate(latency):
+        others = np.delete(latency, i, axis=0)
+        predictor = TransferPredictor(features, level=0.9).fit(samples_of(others, ROWS))
+        rows = predictor.choose(10)
+        predicted = predictor.predict(rows, new[rows])
+        inside = (predicted.low_ms <= new) & (new <= predicted.high_ms)
+        covered.append(inside[rest(rows)].mean())
+    assert 0.85 < np.mean(covered) < 0.99
+
+
+@pytest.mark.parametrize("n_columns", [4, 12, 30])
+def test_any_number_of_columns_will_do(n_columns):
+    features, latency = made_up_table(n_columns, seed=1)
+    predictor = TransferPredictor(features).fit(samples_of(latency[:-1], ROWS))
+    rows, new = predictor.choose(10), latency[-1]
+    predicted = predictor.predict(rows, new[rows]).latency_ms
+    assert spearman(predicted[rest(rows)], new[rest(rows)]) > 0.95
+
+
+def test_chosen_rows_tell_more_than_random_ones(table, predictor):
+    new = table[1][-1]
+
+    def error(rows):
+        left = rest(rows)
+        return np.abs(predictor.predict(rows, new[rows]).latency_ms[left] / new[left] - 1).mean()
+
+    rng = np.random.default_rng(0)
+    random = [error(rng.choice(N_ROWS, 5, replace=False)) for _ in range(8)]
+    assert error(predictor.choose(5)) < np.mean(random)
+
+
+def test_the_same_seed_gives_the_same_answer(table, predictor):
+    features, latency = table
+    again = TransferPredictor(features, seed=3).fit(samples_of(latency[:-1], ROWS))
+    rows = predictor.choose(7)
+    np.testing.assert_array_equal(again.choose(7), rows)
+    np.testing.assert_array_equal(
+        again.predict(rows, latency[-1][rows]).latency_ms,
+        predictor.predict(rows, latency[-1][rows]).latency_ms,
+    )
+
+
+def test_units_do_not_matter(table, predictor):
+    features, latency = table
+    scaled = latency * np.geomspace(1e-3, 1e3, len(latency))[:, None]
+    other = TransferPredictor(features, seed=3).fit(samples_of(scaled[:-1], ROWS))
+    rows = predictor.choose(7)
+    np.testing.assert_array_equal(other.choose(7), rows)
+    here, there = predictor.predict(rows, latency[-1][rows]), other.predict(rows, scaled[-1][rows])
+    np.testing.assert_allclose(there.score, here.score, rtol=1e-4)
+    np.testing.assert_allclose(there.high_ms, here.high_ms * 1e3, rtol=1e-4)
+
+
+def test_one_stalled_measurement_does_not_bend_the_rest(table, predictor):
+    new = table[1][-1]
+    rows = predictor.choose(10)
+    measured = new[rows].copy()
+    measured[4] *= 1.6
+    predicted = predictor.predict(rows, measured).latency_ms
+    assert np.abs(predicted / new - 1).mean() < 0.03  # 6 % too much of 10 would be 0.06
+
+
+def test_a_table_of_products_is_modelled_by_its_logarithm():
+    features, latency = made_up_table(product=True)
+    predictor = TransferPredictor(features).fit(samples_of(latency[:-1], ROWS))
+    assert predictor.scale_ == "log latency"
+    assert predictor.held_out_error_["log latency"] < predictor.held_out_error_["latency"]
+    new, rows = latency[-1], predictor.choose(10)
+    assert spearman(predictor.predict(rows, new[rows]).score, new) > 0.95
+
+
+def test_sums_are_modelled_as_they_are(predictor):
+    assert predictor.scale_ == "latency"
+
+
+def test_training_devices_may_be_known_at_different_rows(table):
+    features, latency = table
+    devices = [
+        DeviceSample(f"device {i}", rows, latency[i][rows])
+        for i, rows in enumerate(np.arange(N_ROWS).reshape(-1, 4).T[[0, 1, 2, 3, 0]])
+    ]
+    predictor = TransferPredictor(features).fit(devices)
+    rows, new = predictor.choose(10), latency[-1]
+    assert spearman(predictor.predict(rows, new[rows]).score, new) > 0.97
+
+
+@pytest.mark.parametrize("n_devices", [1, 2])
+def test_one_or_two_training_devices_are_enough_to_start(table, n_devices):
+    features, latency = table
+    predictor = TransferPredictor(features).fit(samples_of(latency[:n_devices], ROWS))
+    rows, new = predictor.choose(10), latency[-1]
+    predicted = predictor.predict(rows, new[rows])
+    assert spearman(predicted.score, new) > 0.95
+    assert (predicted.low_ms < predicted.high_ms).all()
+
+
+def test_what_was_measured_already_is_not_chosen_again(predictor):
+    first = predictor.choose(5)
+    assert not set(predictor.choose(5, measured=first)) & set(first)
+
+
+def test_outliers_of_a_training_device_are_drawn_in(table):
+    features, latency = table
+    clean = latency[0][ROWS] / latency[0][ROWS].mean()
+    stalled = clean.copy()
+    stalled[::10] *= 10
+    (curve,) = smooth(features, ROWS, [stalled])
+    assert np.abs(curve.values[ROWS] / clean - 1).mean() < 0.1
+    assert np.abs(curve.clipped / clean - 1).max() < 1.0
+
+
+def test_a_held_out_device_leaves_no_trace_in_the_prior(predictor):
+    prior = predictor.prior_
+    np.testing.assert_array_equal(prior.without(0).mean, prior.curves[1:].mean(axis=0))
+    assert len(prior.without(0).noise) == len(prior.noise) - 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "latency_ms", "message"),
+    [
+        ([1, 2], [1.0], "one latency per row"),
+        ([1], [1.0], "at least 2 different rows"),
+        ([1, 1], [1.0, 2.0], "at least 2 different rows"),
+        ([1, 2], [1.0, 0.0], "a number > 0"),
+        ([1, 2], [1.0, np.nan], "a number > 0"),
+        ([1, N_ROWS], [1.0, 2.0], f"row {N_ROWS}"),
+    ],
+)
+def test_measurements_that_cannot_be_used_are_refused(predictor, rows, latency_ms, message):
+    with pytest.raises(PredictorError, match=message):
+        predictor.predict(rows, latency_ms)
+
+
+def test_mistakes_in_training_get_one_clear_message(table):
+    features, _ = table
+    with pytest.raises(PredictorError, match="at least one training device"):
+        TransferPredictor(features).fit([])
+    far = DeviceSample("phone", np.arange(N_ROWS - 10, N_ROWS + 1), np.ones(11))
+    with pytest.raises(PredictorError, match="phone has row 400, but there are only 400"):
+        TransferPredictor(features).fit([far])
+    with pytest.raises(PredictorError, match="phone: at least 10 different rows"):
+        DeviceSample("phone", np.arange(9), np.ones(9))
+    with pytest.raises(NotFittedError):
+        TransferPredictor(features).choose(5)
+
+
+@pytest.mark.parametrize("n", [0, N_ROWS + 1])
+def test_no_more_rows_are_chosen_than_there_are(predictor, n):
+    with pytest.raises(PredictorError, match="between 1 and 400 rows"):
+        predictor.choose(n)
