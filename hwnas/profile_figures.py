@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from hwnas.profile_parts import Part, mean_rate, si, slow_for_size, time_by_kind, time_text
 from hwnas.report_data import number, percent
-from hwnas.report_figures import BASELINE_COLOR, BUDGET_COLOR, FRONT_COLOR, GRID_COLOR, TRIAL_COLOR
+from hwnas.report_figures import (
+    AXIS,
+    BASELINE_COLOR,
+    BUDGET_COLOR,
+    FRONT_COLOR,
+    TRIAL_COLOR,
+)
 from profilers.timing import LatencySamples
 
 KIND_COLORS = (
@@ -25,15 +31,6 @@ MAX_POINTS = 2500  # of raw samples: the page stays quick to open
 MIN_BINS, MAX_BINS = 16, 70
 MIN_GAP_SHARE = 0.015  # of the time: a narrower bar would vanish between white lines
 TOP_SHARE = 1.35  # of the latency: where the chart of samples ends, unless most lie above
-_AXIS = {
-    "gridcolor": GRID_COLOR,
-    "linecolor": "#9aa5b5",
-    "zeroline": False,
-    "showline": True,
-    "ticks": "outside",
-    "tickcolor": "#9aa5b5",
-    "automargin": True,
-}
 
 
 def kind_colors(parts: Sequence[Part]) -> dict[str, str]:
@@ -78,10 +75,10 @@ def timeline_figure(
     figure.update_layout(
         barmode="overlay",
         bargap=0.1,
-        xaxis=_AXIS
+        xaxis=AXIS
         | {"range": [0, end_ms], "title": {"text": "Time (ms)"}}
         | ({"anchor": "y2"} if has_memory else {}),
-        yaxis=_AXIS
+        yaxis=AXIS
         | {
             "autorange": False,
             "range": [len(lanes) - 0.5, -0.5],
@@ -121,7 +118,7 @@ def _add_memory(
     )
     highest = max(in_mb[top], 0 if peak_bytes is None else peak_bytes / 1e6)
     figure.update_layout(
-        yaxis2=_AXIS
+        yaxis2=AXIS
         | {
             "domain": [0, 0.3],
             "range": [0, 1.25 * highest or 1],
@@ -221,8 +218,8 @@ def size_figure(parts: Sequence[Part], size: str, colors: Mapping[str, str]) -> 
     unit = "MACs" if size == "MACs" else "Bytes read and written"
     figure.update_layout(
         showlegend=True,
-        xaxis=_AXIS | log | {"title": {"text": unit, "standoff": 8}, "exponentformat": "SI"},
-        yaxis=_AXIS
+        xaxis=AXIS | log | {"title": {"text": unit, "standoff": 8}, "exponentformat": "SI"},
+        yaxis=AXIS
         | log
         | {"title": {"text": "Time (µs)", "standoff": 6}, "tickformat": ",~r", "range": seen_us},
     )
@@ -269,9 +266,9 @@ def samples_figure(samples: LatencySamples) -> go.Figure:
         showlegend=True,
         barmode="stack",
         bargap=0,
-        xaxis=_AXIS | {"title": {"text": "Run", "standoff": 8}, "domain": [0, 0.8]},
-        xaxis2=_AXIS | {"title": {"text": "Runs", "standoff": 8}, "domain": [0.83, 1], "nticks": 3},
-        yaxis=_AXIS | {"title": {"text": "Time of a run (ms)"}, "range": [low_ms, high_ms]},
+        xaxis=AXIS | {"title": {"text": "Run", "standoff": 8}, "domain": [0, 0.8]},
+        xaxis2=AXIS | {"title": {"text": "Runs", "standoff": 8}, "domain": [0.83, 1], "nticks": 3},
+        yaxis=AXIS | {"title": {"text": "Time of a run (ms)"}, "range": [low_ms, high_ms]},
     )
     return figure
 

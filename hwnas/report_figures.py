@@ -28,6 +28,17 @@ GRID_COLOR = "#e6eaf0"
 WITHIN = 0.10  # the band of the chart of predictions; the share within it is reported
 
 
+AXIS = {
+    "gridcolor": GRID_COLOR,
+    "linecolor": "#9aa5b5",
+    "zeroline": False,
+    "showline": True,
+    "ticks": "outside",
+    "tickcolor": "#9aa5b5",
+    "automargin": True,
+}
+
+
 def pareto_figure(run: RunData) -> go.Figure | None:
     """Accuracy over latency: front, budget, baselines, trials; None: there is nothing to show."""
     view = pareto_view(run)
@@ -186,15 +197,6 @@ def hypervolume_figure(run: RunData) -> go.Figure | None:
 
 
 def _figure(x_title: str, y_title: str) -> go.Figure:
-    axis = {
-        "gridcolor": GRID_COLOR,
-        "linecolor": "#9aa5b5",
-        "zeroline": False,
-        "showline": True,
-        "ticks": "outside",
-        "tickcolor": "#9aa5b5",
-        "automargin": True,
-    }
     return go.Figure(
         layout={
             "template": "none",
@@ -203,8 +205,8 @@ def _figure(x_title: str, y_title: str) -> go.Figure:
             "plot_bgcolor": "white",
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#2b3442"},
             "margin": {"l": 12, "r": 14, "t": 14, "b": 12},
-            "xaxis": axis | {"title": {"text": escape(x_title), "standoff": 10}},
-            "yaxis": axis | {"title": {"text": escape(y_title), "standoff": 8}},
+            "xaxis": AXIS | {"title": {"text": escape(x_title), "standoff": 10}},
+            "yaxis": AXIS | {"title": {"text": escape(y_title), "standoff": 8}},
             "legend": {
                 "orientation": "h",
                 "y": -0.2,
