@@ -149,6 +149,7 @@ def write_readme(
             "",
             "```python",
             "from profilers import read_measurements",
+            "",
             f'networks = read_measurements("data/{folder.name}")  # a pandas.DataFrame',
             f'kernels = read_measurements("data/{folder.name}", kind="kernels")',
             "```",
