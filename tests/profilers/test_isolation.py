@@ -142,6 +142,15 @@ def test_the_process_does_not_import_torch(crashing):
         crashing.kernels(stack("torch"))
 
 
+@pytest.fixture
+def _interruptible():
+    """Ctrl-C raises, also where the tests were started by a script that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_ends_the_process_and_goes_on_to_the_caller(crashing):
     with pytest.raises(ModelError) as caught:
         crashing.kernels(stack("pid"))
