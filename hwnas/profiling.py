@@ -5,24 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from contextlib import ExitStack
-from itertools import islice
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from hwnas.campaign_report import ASKING, CHOOSING, EXPORTING, NETWORKS, STORING, CampaignReport
+from hwnas.campaign import Campaign, Candidate, check_amount, open_campaign
+from hwnas.campaign_report import ASKING, CHOOSING, CampaignReport
 from hwnas.cost import CostTable
-from hwnas.errors import ConfigError
 from hwnas.export import network_to_onnx
 from hwnas.missing_kernels import measure_missing
 from hwnas.network_choice import networks_in_turn, sample_networks
 from hwnas.networks import Network
-from hwnas.progress import Progress, Silent
+from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.training import seeded
-from profilers.devices import Device, observed_device
-from profilers.errors import ModelError
-from profilers.isolation import AnyProfiler, IsolatedProfiler
+from profilers.isolation import AnyProfiler
 from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel, make_model
 from profilers.store import MeasurementStore
@@ -34,9 +32,6 @@ N_SAMPLE = 4096
 N_VALUED = 256  # random networks by which the value of a kernel is judged
 ISOLATED_SHARE = 0.2  # of the minutes
 ISOLATED_PER_NETWORK = 0.5  # where the number of networks is given, not the time
-MIN_NETWORKS = 2  # the corners are measured whatever the time says
-MAX_TRIES = 2  # of one network, in all campaigns together
-MAX_FAILURES_IN_A_ROW = 5
 
 
 def architecture_digest(architecture: Architecture) -> str:
@@ -46,8 +41,9 @@ def architecture_digest(architecture: Architecture) -> str:
 
 def space_key(space: SearchSpace) -> str:
     """Tells spaces apart, also those of one name made for different data."""
-    choices = json.dumps([[choice.name, choice.options] for choice in space.choices])
-    return f"{space.name}-{hashlib.sha256(choices.encode()).hexdigest()[:12]}"
+    choices = [[choice.name, choice.options] for choice in space.choices]
+    described = json.dumps([choices, list(space.input_table.values)])
+    return f"{space.name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
 
 
 def network_tags(space: SearchSpace, genotype: Genotype) -> dict[str, str]:
@@ -111,168 +107,79 @@ def profile_space(
         ModelError: No network can be measured; what the last error said.
         StoreError: The database cannot be written; what was measured before is in it.
     """
-    if n_networks is None and minutes is None:
-        raise ConfigError("say how much to measure: a number of networks, or minutes")
-    if (n_networks is not None and n_networks < 1) or (minutes is not None and minutes <= 0):
-        raise ConfigError(
-            f"at least 1 network, and a time, are needed, got {n_networks=}, {minutes=}"
-        )
+    check_amount(n_networks, minutes)
     start = time.perf_counter()
-    report = report if report is not None else CampaignReport()
-    with ExitStack() as stack:
-        if profiler is None:
-            profiler = stack.enter_context(
-                IsolatedProfiler(target, references_ms=store.references_ms(target))
-            )
-        campaign = _Campaign(space, store, profiler, seconds, progress or Silent(), report)
+    with open_campaign(
+        space.name, target, store, seconds=seconds, progress=progress, profiler=profiler,
+        report=report,
+    ) as campaign:  # fmt: skip
+        stages = _Stages(space, campaign)
         rng = np.random.default_rng(seed)
-        campaign.ask(rng)
+        stages.ask(rng)
         if minutes is None:
             assert n_networks is not None
-            campaign.measure_number(rng, n_networks)
+            candidates = list(stages.candidates(rng, n_networks))
+            campaign.measure_number(candidates, len(candidates))
+            stages.isolate(rng, n_kernels=round(ISOLATED_PER_NETWORK * n_networks))
         else:
-            campaign.measure_minutes(rng, start, 60 * minutes, n_networks)
+            limit_s = 60 * minutes
+            campaign.measure_until(
+                stages.candidates(rng, n_networks),
+                start=start,
+                limit_s=(1 - ISOLATED_SHARE) * limit_s,
+            )
+            stages.isolate(rng, stop=start + limit_s)
     return store.networks(target)
 
 
-class _Campaign:
-    """What the stages of one call share."""
+class _Stages:
+    """What a campaign on a space does besides measuring networks."""
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        store: MeasurementStore,
-        profiler: AnyProfiler,
-        seconds: float,
-        progress: Progress,
-        report: CampaignReport,
-    ) -> None:
-        self.space, self.store, self.profiler, self.seconds = space, store, profiler, seconds
-        self.progress, self.report = progress, report
-        self.target = profiler.target
-        self.device: Device = observed_device()
-        self.table = CostTable(space, profiler, store)
-        self.last_failure: ModelError | None = None
-        self.n_failures_in_a_row = 0
+    def __init__(self, space: SearchSpace, campaign: Campaign) -> None:
+        self._space, self._campaign = space, campaign
+        self._progress, self._report = campaign.progress, campaign.report
+        self._table = CostTable(space, campaign.profiler, campaign.store)
 
     def ask(self, rng: np.random.Generator) -> None:
         """Let the table meet the pieces of the space."""
         with (
-            self.report.timing(ASKING),
-            self.progress.task("asking the runtime for its kernels", None) as task,
+            self._report.timing(ASKING),
+            self._progress.task("asking the runtime for its kernels", None) as task,
         ):
-            self.table.warm(rng, on_progress=lambda n_pieces: task.update(n_pieces))
+            self._table.warm(rng, on_progress=lambda n_pieces: task.update(n_pieces))
 
-    def measure_number(self, rng: np.random.Generator, n: int) -> None:
-        """Measure `n` networks, the most useful first, then half as many kernels."""
-        with self.report.timing(CHOOSING):
-            sample = sample_networks(self.space, rng, max(N_SAMPLE, 8 * n))
-            genotypes = list(islice(networks_in_turn(self.table, sample), n))
-        unknown = [g for g in genotypes if not self._is_known(g)]
-        self.report.n_known += len(genotypes) - len(unknown)
-        with self.progress.task("measuring networks", len(genotypes)) as task:
-            start, n_before = time.perf_counter(), len(genotypes) - len(unknown)
-            task.update(n_before, note="known")
-            for i, genotype in enumerate(unknown, start=1):
-                note = self.measure(genotype)
-                each_s = (time.perf_counter() - start) / i
-                left = _duration(each_s * (len(unknown) - i))
-                task.update(n_before + i, note=f"{note}, about {left} left")
-        self._check_any()
-        self._isolate(rng, n_kernels=round(ISOLATED_PER_NETWORK * n))
+    def candidates(self, rng: np.random.Generator, n: int | None) -> Iterator[Candidate]:
+        """Networks of the space, the most useful first, at most `n`."""
+        with self._report.timing(CHOOSING):
+            sample = sample_networks(self._space, rng, max(N_SAMPLE, 8 * (n or 0)))
+            genotypes = networks_in_turn(self._table, sample)
+        return self._drawn(genotypes, len(sample) if n is None else n)
 
-    def measure_minutes(
-        self, rng: np.random.Generator, start: float, seconds: float, n: int | None
-    ) -> None:
-        """Measure networks, the most useful first, then kernels, until the time is over."""
-        with self.report.timing(CHOOSING):
-            sample = sample_networks(self.space, rng, max(N_SAMPLE, 8 * (n or 0)))
-            genotypes = islice(networks_in_turn(self.table, sample), n)
-        limit_s = (1 - ISOLATED_SHARE) * seconds
-        done = 0
-        with self.progress.task("measuring networks, in seconds", round(limit_s)) as task:
-            for i in range(len(sample)):
-                with self.report.timing(CHOOSING):
-                    genotype = next(genotypes, None)
-                if genotype is None:
-                    break
-                elapsed_s = time.perf_counter() - start
-                each_s = (elapsed_s - self.report.seconds[ASKING]) / max(done, 1)
-                if i >= MIN_NETWORKS and elapsed_s + each_s > limit_s:
-                    break
-                if self._is_known(genotype):
-                    self.report.n_known += 1
-                    continue
-                note = self.measure(genotype)
-                done += 1
-                elapsed_s = min(time.perf_counter() - start, limit_s)
-                task.update(round(elapsed_s), note=f"{done} networks, {note}")
-        self._check_any()
-        self._isolate(rng, stop=start + seconds)
-
-    def _is_known(self, genotype: Genotype) -> bool:
-        return self.store.has(self.target, architecture_digest(self.space.architecture(genotype)))
-
-    def measure(self, genotype: Genotype) -> str:
-        """Measure one network, unless it is known by now; says in a few words what came of it."""
-        architecture = self.space.architecture(genotype)
-        digest = architecture_digest(architecture)
-        if self.store.n_failures(self.target, digest) >= MAX_TRIES:
-            self.report.n_failed += 1
-            return "failed before"
-        try:
-            with self.report.timing(EXPORTING):
-                model = untrained_model(architecture, batch=self.target.batch)
-            if self.store.has(self.target, digest):  # another process was faster
-                self.report.n_known += 1
-                return "known"
-            tags = network_tags(self.space, genotype)
-            with self.report.timing(NETWORKS):
-                measurement = self.profiler.profile(model, seconds=self.seconds, tags=tags)
-        except ModelError as error:
-            self._fail(digest, str(genotype), error)
-            return "failed"
-        with self.report.timing(STORING):
-            self.store.add(measurement, self.device)
-        self.report.n_measured += 1
-        self.n_failures_in_a_row = 0
-        return f"{measurement.latency_ms:.3f} ms"
-
-    def _fail(self, digest: str, name: str, error: ModelError) -> None:
-        self.store.add_failure(self.target, digest, name, str(error))
-        self.report.n_failed += 1
-        self.last_failure = error
-        self.n_failures_in_a_row += 1
-        self.progress.say(f"not measured, the others go on: {error}")
-        if self.n_failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            raise ModelError(
-                f"{self.n_failures_in_a_row} networks in a row could not be measured on "
-                f"{self.target.runtime}, the last: {error}. What was measured before is kept"
+    def _drawn(self, genotypes: Iterator[Genotype], n: int) -> Iterator[Candidate]:
+        for _ in range(n):
+            with self._report.timing(CHOOSING):
+                genotype = next(genotypes, None)
+            if genotype is None:
+                return
+            architecture = self._space.architecture(genotype)
+            yield Candidate(
+                str(genotype),
+                architecture_digest(architecture),
+                partial(untrained_model, architecture, batch=self._campaign.target.batch),
+                network_tags(self._space, genotype),
             )
 
-    def _check_any(self) -> None:
-        if not self.report.n_measured + self.report.n_known:
-            reason = f", the last: {self.last_failure}" if self.last_failure else " before"
-            raise ModelError(
-                f"all {self.report.n_failed} networks of {self.space.name} failed on "
-                f"{self.target.runtime}{reason}"
-            )
-
-    def _isolate(
+    def isolate(
         self, rng: np.random.Generator, *, n_kernels: int | None = None, stop: float | None = None
     ) -> None:
-        sample = sample_networks(self.space, rng, N_VALUED)
-        networks = [self.table.kernels(tuple(int(v) for v in row)) for row in sample]
+        """Measure kernels that no network has shown, alone."""
+        sample = sample_networks(self._space, rng, N_VALUED)
         measure_missing(
-            networks,
-            self.store,
-            self.profiler,
+            [self._table.kernels(tuple(int(v) for v in row)) for row in sample],
+            self._campaign.store,
+            self._campaign.profiler,
             n_kernels=n_kernels,
             stop=stop,
-            progress=self.progress,
-            report=self.report,
+            progress=self._progress,
+            report=self._report,
         )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -47,6 +47,13 @@ def space_models(
     return found
 
 
+def surveyed_models(n: int, seed: int, batch: int) -> list[tuple[OnnxModel, dict[str, str]]]:
+    """The first `n` networks of the survey as models, each with its tags."""
+    from hwnas.survey import TAGS, survey_models
+
+    return [(model, TAGS) for model in survey_models(seed, n, batch=batch)]
+
+
 def export_models(
     models: list[tuple[OnnxModel, dict[str, str]]],
     folder: Path,

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwnas.cli.campaigns import load_space, measure_space, measure_survey
 from hwnas.cli.kits import (
     N_NETWORKS_OF_A_KIT,
     check_kit_target,
     export_models,
     import_results,
     space_models,
+    surveyed_models,
 )
 from hwnas.cli.output import (
     DEFAULT_MEASUREMENTS,
@@ -34,25 +36,26 @@ from hwnas.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from hwnas.spaces.base import SearchSpace
     from profilers.measurement import NetworkMeasurement
     from profilers.onnx_models import OnnxModel
     from profilers.overhead import Overhead
     from profilers.targets import Target
 
-SPACE_PREFIX = "space:"
+SPACE_PREFIX, SURVEY = "space:", "survey"
 N_KERNELS_SHOWN = 15
-N_NETWORKS = 80
 SECONDS_FOR_A_MODEL = 3.0
 
 # What is given besides would be ignored: it is refused.
 _RUN = {"model", "target", "threads", "precision", "batch", "seconds", "as_json"}
-_OF_SPACE = {"networks", "seed", "data", "data_path"}
+_DRAWN = {"networks", "seed"}
+_OF_SPACE = _DRAWN | {"data", "data_path"}
 _READ_BY = {
     "a model": _RUN | {"shape", "html", "measurements"},
     "space:NAME": _RUN | _OF_SPACE | {"minutes", "measurements"},
+    "survey": _RUN | _DRAWN | {"minutes", "measurements"},
     "--export-kit of a model": _RUN | {"shape", "export_kit"},
     "--export-kit of space:NAME": _RUN | _OF_SPACE | {"export_kit"},
+    "--export-kit of survey": _RUN | _DRAWN | {"export_kit"},
     "--import": {"import_kit", "measurements", "as_json"},
 }
 
@@ -62,7 +65,9 @@ def profile(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="An ONNX file, or space:NAME to measure a search space.", show_default=False
+            help="An ONNX file, or space:NAME to measure a search space, or survey to measure "
+            "random networks of all kinds.",
+            show_default=False,
         ),
     ] = None,
     target: TargetName = "onnxruntime-cpu",
@@ -81,16 +86,21 @@ def profile(
         typer.Option(
             "--networks",
             min=1,
-            help="space: only: networks to measure, 80 if nothing is said, 20 in a kit.",
+            help="space: and survey only: networks to measure; if nothing is said 80 of a space, "
+            "200 of the survey, 20 in a kit.",
         ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0.1, help="space: only: measure for so long instead."),
+        typer.Option(
+            "--minutes", min=0.1, help="space: and survey only: measure for so long instead."
+        ),
     ] = None,
     data: DataName = "digits",
     data_path: DataPath = None,
-    seed: Annotated[int, typer.Option("--seed", help="space: only: of the networks drawn.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="space: and survey only: of the networks drawn.")
+    ] = 0,
     html: Annotated[
         Path | None,
         typer.Option("--html", help="Write a page that shows where the time of a model goes."),
@@ -117,6 +127,9 @@ def profile(
 
     [bold]hwnas profile space:mobile --data digits --minutes 20[/bold]
 
+    [bold]hwnas profile survey --minutes 20[/bold], after which [bold]hwnas fit[/bold] knows the
+    kernels of networks of any kind
+
     [bold]hwnas profile model.onnx --export-kit kit[/bold], run [bold]python kit/measure.py[/bold]
     on the other device, then here [bold]hwnas profile --import kit[/bold]
     """
@@ -124,32 +137,36 @@ def profile(
     from profilers.targets import make_target
 
     is_space = model is not None and model.startswith(SPACE_PREFIX)
+    is_survey = model == SURVEY
     if import_kit is not None:
         what = "--import"
     else:
-        what = "space:NAME" if is_space else "a model"
+        what = "space:NAME" if is_space else SURVEY if is_survey else "a model"
         what = what if export_kit is None else f"--export-kit of {what}"
     _check_options(ctx, what)
     if import_kit is not None:
         import_results(import_kit, measurements, as_json)
         return
     if model is None:
-        raise typer.BadParameter("an ONNX file or space:NAME is needed", param_hint="MODEL")
+        raise typer.BadParameter("an ONNX file, space:NAME or survey is needed", param_hint="MODEL")
     if export_kit is not None:
         check_kit_target(target)
     elif not is_space:
         # A target that cannot be had is said before a model that cannot be read.
         make_target(target, threads=threads, precision=precision)
     if is_space:
-        space = _load_space(model.removeprefix(SPACE_PREFIX), data, data_path)
-    else:
+        space = load_space(model.removeprefix(SPACE_PREFIX), data, data_path)
+    elif not is_survey:
         loaded = load_model(Path(model), batch=batch, shapes=parse_shapes(shape))
         if batch is not None:
             check_batch(loaded, batch)
     if export_kit is not None:
         # Not `make_target`: the other device may have more cores than this one.
+        n_of_kit = networks or N_NETWORKS_OF_A_KIT
         if is_space:
-            found = space_models(space, networks or N_NETWORKS_OF_A_KIT, seed, batch or 1)
+            found = space_models(space, n_of_kit, seed, batch or 1)
+        elif is_survey:
+            found = surveyed_models(n_of_kit, seed, batch or 1)
         else:
             found = [(loaded, {})]
         export_models(found, export_kit, threads, precision, seconds, as_json)
@@ -158,12 +175,12 @@ def profile(
         target,
         threads=threads,
         precision=precision,
-        batch=(batch or 1) if is_space else loaded.batch,
+        batch=(batch or 1) if is_space or is_survey else loaded.batch,
     )
     if is_space:
-        if networks is None and minutes is None:
-            networks = N_NETWORKS
-        _profile_space(space, chosen, networks, minutes, seconds, seed, measurements, as_json)
+        measure_space(space, chosen, networks, minutes, seconds, seed, measurements, as_json)
+    elif is_survey:
+        measure_survey(chosen, networks, minutes, seconds, seed, measurements, as_json)
     else:
         seconds = seconds or SECONDS_FOR_A_MODEL
         _profile_model(loaded, chosen, seconds, measurements, html, as_json)
@@ -308,67 +325,3 @@ def measurement_record(m: NetworkMeasurement, overhead: Overhead) -> dict[str, A
             for k in m.kernels
         ],
     }
-
-
-def _load_space(name: str, data: str, data_path: Path | None) -> SearchSpace:
-    from hwnas.data import load_data
-    from hwnas.spaces.catalog import make_space
-
-    loaded = load_data(data, path=data_path)
-    return make_space(name, loaded.input_shape, loaded.n_classes)
-
-
-def _profile_space(
-    space: SearchSpace,
-    target: Target,
-    networks: int | None,
-    minutes: float | None,
-    seconds: float | None,
-    seed: int,
-    measurements: Path,
-    as_json: bool,
-) -> None:
-    from hwnas.campaign_report import CampaignReport
-    from hwnas.profiling import SECONDS_PER_NETWORK, SPACE_TAG, profile_space, space_key
-
-    progress = ConsoleProgress()
-    report = CampaignReport()
-    with open_measurements(measurements, progress) as store:
-        found = profile_space(
-            space,
-            target,
-            store,
-            n_networks=networks,
-            minutes=minutes,
-            seconds=seconds or SECONDS_PER_NETWORK,
-            seed=seed,
-            progress=progress,
-            report=report,
-        )
-    of_space = [m for m in found if m.tags.get(SPACE_TAG) == space_key(space)]
-    kernels = {run.kernel.key for m in of_space for run in m.kernels}
-    latencies = sorted(m.latency_ms for m in of_space)
-    record = {
-        "space": space.name,
-        "target": target.to_dict(),
-        "measurements": str(measurements),
-        "n_networks": len(of_space),
-        "n_measured_now": report.n_measured,
-        "n_failed": report.n_failed,
-        "n_kernels": len(kernels),
-        "n_kernels_measured_alone": report.n_isolated,
-        "fastest_ms": latencies[0],
-        "median_ms": latencies[len(latencies) // 2],
-        "slowest_ms": latencies[-1],
-        "seconds": {stage: round(spent, 1) for stage, spent in report.seconds.items()},
-    }
-    if as_json:
-        print_json(record)
-    else:
-        print_table(
-            f"space:{space.name} on {target.describe()}",
-            ("", ""),
-            [(k, v) for k, v in record.items() if k not in ("space", "target", "seconds")],
-        )
-        typer.echo(report.describe())
-        typer.echo(f"Next: hwnas fit --measurements {measurements} --out predictor.npz")

@@ -151,6 +151,41 @@ def _pad(op: Operator) -> Function:
     return lambda x: F.pad(x, outer, mode=modes[mode])
 
 
+def _resize(op: Operator) -> Function:
+    """Of the spatial axes, in the ways that `F.interpolate` has."""
+    mode, coordinates = op.get("mode", "nearest"), _coordinates(op)
+    for name in ("axes", "antialias", "exclude_outside"):
+        if op.get(name):
+            raise UnsupportedError(f"its {name} is {op.get(name)}")
+    if op.opset < 11:
+        raise UnsupportedError(f"it is of opset {op.opset}, older than 11")
+    op.constant(1)  # the region, which only another mode reads
+    scales, sizes = op.constant(2), op.ints("sizes", 3)
+    if sizes is None:
+        factors = [] if scales is None else scales.tolist()
+        sizes = tuple(int(n * factor) for n, factor in zip(op.shape, factors, strict=True))
+    size, is_whole = sizes[2:], all(b % a == 0 for a, b in zip(op.shape, sizes, strict=True))
+    if sizes[:2] != op.shape[:2]:
+        raise UnsupportedError("it resizes the batch or the channels")
+    if mode == "nearest":
+        # Of whole factors, all ways to round give the same.
+        is_floor = (coordinates, op.get("nearest_mode")) == ("asymmetric", "floor")
+        if not is_floor and not (is_whole and coordinates.endswith("half_pixel")):
+            raise UnsupportedError(f"it takes the nearest value by {coordinates}")
+        return lambda x: F.interpolate(x, size, mode="nearest")
+    if coordinates not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        raise UnsupportedError(f"it is {mode} by {coordinates}")
+    names = {"linear": ("linear", "bilinear", "trilinear"), "cubic": ("", "bicubic")}[mode]
+    if len(size) > len(names) or not names[len(size) - 1]:
+        raise UnsupportedError(f"it is {mode} over {len(size)} axes")
+    name, corners = names[len(size) - 1], coordinates == "align_corners"
+    return lambda x: F.interpolate(x, size, mode=name, align_corners=corners)
+
+
+def _coordinates(op: Operator) -> str:
+    return str(op.get("coordinate_transformation_mode", "half_pixel"))
+
+
 def _depth_to_space(op: Operator) -> Function:
     block, (n, c, h, w) = op.get("blocksize"), op.shape
     if op.get("mode", "DCR") == "CRD":
@@ -208,6 +243,7 @@ BUILDERS: dict[str, Builder] = {
     "Concat": _concat, "Constant": _constant, "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space, "Expand": _expand, "Flatten": _flatten, "Gather": _gather,
     "GatherElements": _gather_elements, "Pad": _pad, "Range": _range, "Reshape": _reshape,
+    "Resize": _resize,
     "Slice": _slice, "SpaceToDepth": _space_to_depth, "Split": _split, "Squeeze": _squeeze,
     "Tile": _tile, "Transpose": _transpose, "Unsqueeze": _unsqueeze,
 }  # fmt: skip
