@@ -1,221 +1,45 @@
 """What every network of a space costs, without building any: the block-level cost cache.
 
 A block's kernels depend only on the block, its input's shape, and the memory layout in which its
-neighbour hands it that input. So a space with 10^11 networks has some hundred distinct pieces.
-Each is exported once, many in one model, and the runtime is asked what it makes of them. A
-network is then a walk over its slots: the piece is looked up by the state (shape and layout) that
-the walk is in, its cost is added, and it leads to the next state. The walk is vectorised over
-genotypes: no torch, no ONNX in it. A piece that no walk has met is exported when one does.
+neighbour hands it that input. So a space with 10^11 networks has some hundred distinct pieces
+(`hwnas/pieces.py`). A network is then a walk over its slots: the piece is looked up by the state
+(shape and layout) that the walk is in, its cost is added, and it leads to the next state. The walk
+is vectorised over genotypes: no torch, no ONNX in it. A piece that no walk has met is exported when
+one does.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from hwnas.errors import BudgetError, ConfigError
-from hwnas.export import to_onnx
-from hwnas.networks import BlockCounts, count
-from hwnas.spaces.base import Block, Genotype, GenotypeArray, SearchSpace, Shape
+from hwnas.errors import BudgetError
+from hwnas.pieces import PLAIN, Piece, PieceKernels, export_pieces
+from hwnas.spaces.base import Genotype, GenotypeArray, SearchSpace, Shape
 from hwnas.strategies.base import Costs
-from predictors.network_latency import NetworkLatencyPredictor
+from predictors.cost import CostPredictor
+from predictors.energy import N_ENERGY_TERMS
+from predictors.network_latency import N_TERMS
+from predictors.peak_memory import PartTable
+from profilers.energy import energy_counter
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
-from profilers.measurement import KernelNode
-from profilers.onnx_models import make_model
+from profilers.memory import PartMemory
 from profilers.store import MeasurementStore
+from profilers.targets import Target
 
-PREDICTABLE = ("latency_ms", "params", "macs")
-PLAIN, BLOCKED = "plain", "blocked"
 PIECES_PER_EXPORT = 64
-_BLOCKED_DOMAIN = "com.microsoft.nchwc:"
-_REORDER_INPUT = "com.microsoft.nchwc:ReorderInput"
-_REORDER_OUTPUT = "com.microsoft.nchwc:ReorderOutput"
-_REORDERS = (_REORDER_INPUT, _REORDER_OUTPUT)
-# Runtimes that show the kernels of every block.
-_COSTED = ("onnxruntime-cpu", "openvino-cpu", "torch-cpu", "torch-cuda")
+CHUNK = 8192  # genotypes walked at once: what is in between stays in the processor's cache
+LATENCY_ONLY = ("latency_ms",)
+_COUNTED = ("params", "macs")
+# Runtimes that say how much memory a run takes.
+_MEMORY_RUNTIMES = ("onnxruntime-cpu", "torch-cpu", "torch-cuda")
 _UNKNOWN, _EMPTY = -1, 0
-_VERSION = 4  # of the stored pieces; raise it when the cutting below changes
 
-
-@cache
-def _source_hash(block: type) -> str:
-    """Tells versions of a block's module apart: an edited `build` must be exported again."""
-    try:
-        source = inspect.getsource(inspect.getmodule(block) or block)
-    except (OSError, TypeError):  # typed into a console
-        source = ""
-    return hashlib.sha256(source.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A block where it stands: with its input's shape and layout."""
-
-    block: Block
-    in_shape: Shape
-    in_layout: str
-
-    @property
-    def key(self) -> str:
-        """Stable text under which the piece is kept on disk."""
-        kind = f"{type(self.block).__module__}.{type(self.block).__qualname__}"
-        fields = asdict(self.block)  # type: ignore[call-overload]
-        made_by = [_VERSION, torch.__version__, _source_hash(type(self.block))]
-        return json.dumps([made_by, kind, fields, self.in_shape, self.in_layout])
-
-
-@dataclass(frozen=True)
-class PieceKernels:
-    """What the runtime makes of a piece, and in which shape and layout it hands on its output."""
-
-    kernels: tuple[Kernel, ...]
-    out_layout: str
-    counts: BlockCounts
-
-    def to_data(self) -> list[Any]:
-        """As the store keeps it."""
-        counts = self.counts
-        return [
-            self.out_layout,
-            [kernel.to_dict() for kernel in self.kernels],
-            [list(counts.out_shape), counts.params, counts.macs],
-        ]
-
-    @classmethod
-    def from_data(cls, data: Sequence[Any]) -> PieceKernels:
-        """Rebuild from `to_data`."""
-        layout, kernels, (shape, params, macs) = data
-        return cls(
-            tuple(Kernel.from_dict(kernel) for kernel in kernels),
-            layout,
-            BlockCounts(tuple(shape), params, macs),
-        )
-
-
-class _Pieces(nn.Module):
-    """Blocks side by side, each between two 1×1 convolutions that stand for its neighbours.
-
-    The one before hands over its output in the runtime's blocked layout; without it the block
-    meets the plain layout of the model's input. The one after accepts either.
-    """
-
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        super().__init__()
-        before, blocks, after = [], [], []
-        for piece in pieces:
-            shape = count(piece.block, piece.in_shape).out_shape
-            channels = piece.in_shape[0]
-            before.append(
-                nn.Conv2d(channels, channels, 1) if piece.in_layout == BLOCKED else nn.Identity()
-            )
-            blocks.append(piece.block.build(piece.in_shape))
-            after.append(nn.Conv2d(shape[0], 16, 1) if len(shape) == 3 else nn.Identity())
-        self.before, self.blocks, self.after = map(nn.ModuleList, (before, blocks, after))
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        rows = zip(self.before, self.blocks, self.after, inputs, strict=True)
-        return tuple(after(block(before(x))) for before, block, after, x in rows)
-
-
-def export_pieces(pieces: Sequence[Piece], profiler: AnyProfiler) -> list[PieceKernels]:
-    """Export pieces in one model and cut the runtime's graph of it into theirs.
-
-    Raises:
-        ConfigError: The target's runtime does not show which kernels a piece has.
-    """
-    if len(pieces) == 1:  # whether kernels reach across pieces shows only beside another
-        return export_pieces([*pieces, *pieces], profiler)[:1]
-    batch = profiler.target.batch
-    examples = [torch.zeros((batch, *piece.in_shape)) for piece in pieces]
-    inputs = [f"x{i}_" for i in range(len(pieces))]
-    outputs = [f"y{i}_" for i in range(len(pieces))]
-    with torch.random.fork_rng(devices=()):
-        module = _Pieces(pieces)
-    proto = to_onnx(module, examples, input_names=inputs, output_names=outputs)
-    nodes = profiler.kernels(make_model(proto, name=f"pieces-{len(pieces)}"))
-    _check_apart(nodes, inputs, profiler.target.runtime)
-    counts = [count(piece.block, piece.in_shape) for piece in pieces]
-    return [
-        PieceKernels(*_cut(nodes, x, y), counts=counted)
-        for x, y, counted in zip(inputs, outputs, counts, strict=True)
-    ]
-
-
-def _check_apart(nodes: Sequence[KernelNode], inputs: Sequence[str], runtime: str) -> None:
-    """Make sure that no kernel is of two pieces, each of which starts at one of `inputs`."""
-    owner = {x: x for x in inputs}
-    is_apart = True
-    for node in nodes:  # in running order
-        owners = {owner[tensor] for tensor in node.reads if tensor in owner}
-        is_apart = is_apart and len(owners) <= 1
-        for x in owners:
-            owner.update(dict.fromkeys(node.writes, x))
-    if not is_apart or len(owner) == len(inputs):  # or nothing reads the pieces' inputs
-        raise ConfigError(
-            f"target {runtime} shows whole models only, or kernels across blocks, so a space "
-            f"cannot be costed on it: use {', '.join(_COSTED[:-1])} or {_COSTED[-1]}"
-        )
-
-
-def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> tuple[tuple[Kernel, ...], str]:
-    """The kernels between the neighbours of the piece from `x` to `y`, and its output's layout."""
-    # Pieces share no tensor that is computed, so walking from x finds exactly this one's nodes.
-    tensors, own = {x}, []
-    blocked: set[str] = set()  # tensors in the runtime's blocked layout
-    for node in nodes:  # in running order
-        if tensors.intersection(node.reads):
-            tensors.update(node.writes)
-            own.append(node)
-            if _writes_blocked(node, blocked):
-                blocked.update(node.writes)
-    before = next((node for node in own if node.name.startswith("/before.")), None)
-    after = next(
-        (
-            node
-            for node in own
-            if node.kernel.kind not in _REORDERS
-            and (node.name.startswith("/after.") or node.name.startswith(y))
-        ),
-        None,
-    )
-    inside = {x} if before is None else set(before.writes)
-    piece = []
-    for node in own:
-        if node is not before and node is not after and inside.intersection(node.reads):
-            inside.update(node.writes)
-            piece.append(node)
-    layout = PLAIN
-    if after is not None:
-        source = next((node for node in piece if after.reads[0] in node.writes), None)
-        if source is None:  # the block does nothing
-            layout = PLAIN if before is None else BLOCKED
-        else:
-            readers = [n for n in piece if set(source.writes).intersection(n.reads)]
-            if source.kernel.kind in _REORDERS and not readers:
-                piece.remove(source)  # the neighbour asked for it, and it is counted there
-            handed_on = source.reads if source.kernel.kind in _REORDERS else source.writes
-            layout = PLAIN if blocked.isdisjoint(handed_on) else BLOCKED
-    return tuple(node.kernel for node in piece), layout
-
-
-def _writes_blocked(node: KernelNode, blocked: Set[str]) -> bool:
-    """Whether the node's output is in the blocked layout, given which tensors before it are."""
-    kind = node.kernel.kind
-    if kind in _REORDERS:
-        return kind == _REORDER_INPUT
-    # What stands in no domain of its own (adding, joining channels) keeps the layout it is given.
-    return kind.startswith(_BLOCKED_DOMAIN) or not blocked.isdisjoint(node.reads)
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -226,21 +50,41 @@ class Counts:
     macs: NDArray[np.int64]
 
 
-def check_predictable(metric: str) -> None:
+def check_measurable(metric: str, target: Target) -> None:
+    """Make sure, before anything is measured, that a budget's metric can be on this target.
+
+    Raises:
+        BudgetError: It cannot; what to do instead.
+    """
+    reason = None
+    if metric == "energy_mj" and energy_counter(target) is None:
+        reason = "has no energy counter that can be read"
+    if metric == "peak_memory_bytes" and target.runtime not in _MEMORY_RUNTIMES:
+        reason = f"does not say how much memory a run takes ({', '.join(_MEMORY_RUNTIMES)} do)"
+    if reason is not None:
+        raise BudgetError(
+            f"{target.describe()} {reason}, so there can be no budget on {metric}: leave it out, "
+            f"or use another target"
+        )
+
+
+def check_predictable(metric: str, costs: CostPredictor) -> None:
     """Make sure that a budget on `metric` can be checked before anything is trained.
 
     Raises:
-        BudgetError: The cost table has no such value.
+        BudgetError: `costs` does not predict it.
     """
-    if metric not in PREDICTABLE:
+    available = (*costs.metrics, *_COUNTED)
+    if metric not in available:
         raise BudgetError(
-            f"{metric} cannot be predicted on this target yet, so there can be no "
-            f"budget on it (available: {', '.join(PREDICTABLE)})"
+            f"the predictor says nothing about {metric}, so there can be no budget on it "
+            f"(available: {', '.join(available)}): too few networks of the space were measured for "
+            f"it. Measure more with `hwnas profile`, and let the search fit its own predictor"
         )
 
 
 class CostTable:
-    """Predicted costs of the genotypes of one space on one target, 10^5 and more a second.
+    """Predicted costs of the genotypes of one space on one target, 10^6 and more a second.
 
     Pieces that the walk meets for the first time are exported, or read from the store; call
     `warm` to do that for nearly all of them at once.
@@ -255,35 +99,49 @@ class CostTable:
         self.space = space
         self._profiler = profiler
         self._store = store
-        self._predictor: NetworkLatencyPredictor | None = None
+        self._costs: CostPredictor | None = None
         self._pieces: list[Piece | None] = [None]  # 0: no block at this slot
         self._kernels: list[tuple[Kernel, ...]] = [()]
+        self._memory: list[PartMemory | None] = []  # of the pieces, from 1 on
+        self._part_table: PartTable | None = None
         self._piece_ids: dict[Piece, int] = {}
         self._states: list[tuple[Shape, str]] = []
         self._state_ids: dict[tuple[Shape, str], int] = {}
         inputs = space.input_table.values
         self._first_state = np.array([self._state(shape, PLAIN) for shape in inputs])
-        # By slot: (state, value of the slot) -> piece; by piece: the state that it leads to.
-        self._piece_of = [np.zeros((0, len(t.values)), np.int64) for t in space.slot_tables]
-        self._next_state: list[int] = [_UNKNOWN]
-        self._counts: list[tuple[int, int, int]] = [(0, 0, 0)]  # kernels, params, macs
-        # By piece: ms of kernels, ms of known kernels, kernels, params, macs.
-        self._rows = np.zeros((1, 5))
+        # By slot: (state, value of the slot) -> piece, and the state that it leads to.
+        self._piece_of = [np.zeros((0, len(t.values)), np.intp) for t in space.slot_tables]
+        self._next_of = [np.zeros((0, len(t.values)), np.intp) for t in space.slot_tables]
+        self._next_state: list[int] = [_UNKNOWN]  # by piece
+        self._counts: list[tuple[int, int]] = [(0, 0)]  # params, macs
+        # By piece: the terms of its kernels, then params, macs; a row for each of them.
+        self._rows = np.zeros((N_TERMS + len(_COUNTED), 1))
 
     @property
     def n_pieces(self) -> int:
         """Distinct pieces met so far."""
         return len(self._pieces) - 1
 
-    def use(self, predictor: NetworkLatencyPredictor) -> None:
-        """Price all pieces, those to come too, by `predictor`.
+    def use(self, costs: CostPredictor, *, metrics: Collection[str] = LATENCY_ONLY) -> None:
+        """Price all pieces, those to come too, by `costs`.
+
+        Args:
+            costs: What predicts them.
+            metrics: Which of `costs.metrics` to predict beside the latency; the peak memory takes
+                twice as long as all the rest.
 
         Raises:
             WrongTargetError: It speaks about another target than the profiler's.
         """
-        predictor.check_target(self._profiler.target)
-        self._predictor = predictor
-        self._rows = np.zeros((0, 5))
+        costs.check_target(self._profiler.target)
+        costs = CostPredictor(
+            costs.latency,
+            costs.energy if "energy_mj" in metrics else None,
+            costs.peak_memory if "peak_memory_bytes" in metrics else None,
+        )
+        self._costs = costs
+        n_terms = N_TERMS if costs.energy is None else N_TERMS + N_ENERGY_TERMS
+        self._rows = np.zeros((n_terms + len(_COUNTED), 0))
         self._price()
 
     def warm(
@@ -294,69 +152,99 @@ class CostTable:
         on_progress: Callable[[int], object] = lambda n_pieces: None,
     ) -> None:
         """Walk `n` random genotypes, so that hardly a piece is left to be met later."""
-        self._walk(self.space.sample(rng, n), on_progress)
+        self._paths(self.space.sample(rng, n), on_progress)
+        self._price()
 
     def predict(self, genotypes: GenotypeArray) -> Costs:
         """Costs of `(n, len(choices))` genotypes; `use` must have been called."""
-        assert self._predictor is not None, "CostTable.predict before CostTable.use"
-        sums = self._walk(genotypes)
-        latency = self._predictor.predict_sums(sums[:, 0], sums[:, 2], sums[:, 1])
-        return Costs(
+        starts = range(0, max(len(genotypes), 1), CHUNK)
+        return Costs.joined([self._predict(genotypes[i : i + CHUNK]) for i in starts])
+
+    def _predict(self, genotypes: GenotypeArray) -> Costs:
+        assert self._costs is not None, "CostTable.predict before CostTable.use"
+        paths = self._paths(genotypes)
+        sums = self._sums(paths)
+        latency = self._costs.latency.predict_sums(sums[:N_TERMS].T, family=self.space.name)
+        found = Costs(
             latency.latency_ms, latency.low_ms, latency.high_ms, latency.known_share,
-            params=sums[:, 3].astype(np.int64), macs=sums[:, 4].astype(np.int64),
+            params=sums[-2].astype(np.int64), macs=sums[-1].astype(np.int64),
         )  # fmt: skip
+        if self._costs.energy is not None:
+            terms = sums[N_TERMS : -len(_COUNTED)].T
+            energy = self._costs.energy.predict_sums(latency, terms)
+            found = replace(found, energy_mj=energy.energy_mj, high_energy_mj=energy.high_mj)
+        if self._costs.peak_memory is not None:
+            memory = self._costs.peak_memory.predict(self._parts().estimate(paths))
+            found = replace(
+                found,
+                peak_memory_bytes=memory.peak_memory_bytes,
+                high_peak_memory_bytes=memory.high_bytes,
+            )
+        return found
 
     def counts(self, genotypes: GenotypeArray) -> Counts:
         """Parameters and MACs of `(n, len(choices))` genotypes; needs no predictor."""
-        sums = self._walk(genotypes)
-        return Counts(sums[:, 3].astype(np.int64), sums[:, 4].astype(np.int64))
+        sums = self._sums(self._paths(genotypes))
+        return Counts(sums[-2].astype(np.int64), sums[-1].astype(np.int64))
+
+    def estimated_peak_bytes(self, genotypes: GenotypeArray) -> NDArray[np.float64]:
+        """What the tensors of `(n, len(choices))` genotypes take, `(n,)`; NaN: not known."""
+        paths = self._paths(genotypes)
+        return self._parts().estimate(paths)
 
     def kernels(self, genotype: Genotype) -> tuple[Kernel, ...]:
         """The kernels of one network, in the order of its blocks."""
         row = np.array([self.space.check(genotype)], dtype=np.int64)
-        self._walk(row)
-        state = self._first_state[self.space.input_table.lookup(row)][0]
-        kernels: list[Kernel] = []
-        for table, piece_of in zip(self.space.slot_tables, self._piece_of, strict=True):
-            piece = piece_of[state, table.lookup(row)[0]]
-            kernels += self._kernels[piece]
-            state = state if piece == _EMPTY else self._next_state[piece]
-        return tuple(kernels)
+        return tuple(kernel for (piece,) in self._paths(row) for kernel in self._kernels[piece])
 
-    def _walk(
+    def _paths(
         self, genotypes: GenotypeArray, on_progress: Callable[[int], object] = lambda n_pieces: None
-    ) -> NDArray[np.float64]:
-        """Sums of the pieces' rows over each genotype's network, `(n, 5)`."""
+    ) -> Indices:
+        """The piece of each genotype at each slot, `(n_slots, n)`."""
         columns = np.asfortranarray(genotypes)  # the tables read it by column
         state = self._first_state[self.space.input_table.lookup(columns)]
-        path = []
+        paths = np.empty((len(self.space.slot_tables), len(columns)), dtype=np.intp)
         for slot, table in enumerate(self.space.slot_tables):
+            self._grow(slot)
             value = table.lookup(columns)
-            piece = self._look_up(slot, state, value)
-            if (piece == _UNKNOWN).any():
-                self._meet(slot, state[piece == _UNKNOWN], value[piece == _UNKNOWN], on_progress)
-                piece = self._look_up(slot, state, value)
-            path.append(piece)
-            state = np.where(piece == _EMPTY, state, np.asarray(self._next_state)[piece])
-        self._price()
-        return np.asarray(sum(self._rows[piece] for piece in path))
+            key = state * len(table.values)
+            key += value
+            piece = self._piece_of[slot].take(key, out=paths[slot], mode="clip")
+            if len(piece) and piece.min() == _UNKNOWN:
+                is_new = piece == _UNKNOWN
+                self._meet(slot, state[is_new], value[is_new], on_progress)
+                self._piece_of[slot].take(key, out=piece, mode="clip")
+            state = self._next_of[slot].take(key, mode="clip")
+        return paths
 
-    def _look_up(
-        self, slot: int, state: NDArray[np.int64], value: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        table = self._piece_of[slot]
-        if len(table) < len(self._states):
-            new = np.full((len(self._states) - len(table), table.shape[1]), _UNKNOWN)
-            empty = [v is None for v in self.space.slot_tables[slot].values]
-            new[:, empty] = _EMPTY
-            table = self._piece_of[slot] = np.vstack([table, new])
-        return np.asarray(table[state, value])
+    def _grow(self, slot: int) -> None:
+        """Give the slot's tables a row for every state."""
+        piece_of, next_of = self._piece_of[slot], self._next_of[slot]
+        first, n_values = piece_of.shape
+        if first == len(self._states):
+            return
+        states = np.arange(first, len(self._states))
+        new = np.full((len(states), n_values), _UNKNOWN)
+        new[:, [value is None for value in self.space.slot_tables[slot].values]] = _EMPTY
+        self._piece_of[slot] = np.vstack([piece_of, new])
+        # No block leaves the state as it is; the others are filled in when their piece is met.
+        self._next_of[slot] = np.vstack([next_of, np.repeat(states[:, None], n_values, axis=1)])
+
+    def _sums(self, paths: Indices) -> NDArray[np.float64]:
+        """Sums of the pieces' rows over each network, `(n_rows, n)`."""
+        self._price()
+        sums = np.zeros((len(self._rows), paths.shape[1]))
+        taken = np.empty(paths.shape[1])
+        for row, total in zip(self._rows, sums, strict=True):
+            for piece in paths:
+                total += row.take(piece, out=taken, mode="clip")
+        return sums
 
     def _meet(
         self,
         slot: int,
-        state: NDArray[np.int64],
-        value: NDArray[np.int64],
+        state: Indices,
+        value: Indices,
         on_progress: Callable[[int], object],
     ) -> None:
         """Add the pieces of these (state, value) pairs of a slot."""
@@ -369,21 +257,25 @@ class CostTable:
         new = list(dict.fromkeys(p for p in pieces if p not in self._piece_ids))
         for part in self._load(new):
             for piece, made in part.items():
-                counted = made.counts
-                self._piece_ids[piece] = len(self._pieces)
-                self._pieces.append(piece)
-                self._kernels.append(made.kernels)
-                self._next_state.append(self._state(counted.out_shape, made.out_layout))
-                self._counts.append((len(made.kernels), counted.params, counted.macs))
+                self._add(piece, made)
             on_progress(self.n_pieces)
         for (s, v), piece in zip(pairs, pieces, strict=True):
             self._piece_of[slot][s, v] = self._piece_ids[piece]
+            self._next_of[slot][s, v] = self._next_state[self._piece_ids[piece]]
+
+    def _add(self, piece: Piece, made: PieceKernels) -> None:
+        self._piece_ids[piece] = len(self._pieces)
+        self._pieces.append(piece)
+        self._kernels.append(made.kernels)
+        self._memory.append(made.memory)
+        self._next_state.append(self._state(made.counts.out_shape, made.out_layout))
+        self._counts.append((made.counts.params, made.counts.macs))
 
     def _load(self, pieces: Sequence[Piece]) -> Iterator[dict[Piece, PieceKernels]]:
         """Pieces from the store, and the others from the runtime, in parts."""
         target = self._profiler.target
         runtime = f"{target.runtime}-{target.version}/{target.precision}/{target.device}"
-        runtime += f"/batch={target.batch}"
+        runtime += f"/batch={target.batch}/threads={target.threads}"
         stored = self._store.graphs(runtime, [piece.key for piece in pieces])
         yield {p: PieceKernels.from_data(stored[p.key]) for p in pieces if p.key in stored}
         missing = [piece for piece in pieces if piece.key not in stored]
@@ -402,16 +294,22 @@ class CostTable:
 
     def _price(self) -> None:
         """Fill the rows of pieces that have none yet."""
-        new = self._kernels[len(self._rows) :]
+        n_priced = self._rows.shape[1]
+        new = self._kernels[n_priced:]
         if not new:
             return
-        rows = np.zeros((len(new), 5))
-        rows[:, 2:] = self._counts[len(self._rows) :]
-        if self._predictor is not None:
-            assert self._predictor.kernels_ is not None
+        rows = np.zeros((len(new), len(self._rows)))
+        rows[:, -len(_COUNTED) :] = self._counts[n_priced:]
+        if self._costs is not None:
             flat = [kernel for kernels in new for kernel in kernels]
-            ms, known = self._predictor.kernels_.predict(flat)
             owner = np.repeat(np.arange(len(new)), [len(kernels) for kernels in new])
-            rows[:, 0] = np.bincount(owner, ms, minlength=len(new))
-            rows[:, 1] = np.bincount(owner, ms * known, minlength=len(new))
-        self._rows = np.vstack([self._rows, rows])
+            terms = self._costs.latency.terms(flat)
+            if self._costs.energy is not None:
+                terms = np.hstack([terms, self._costs.energy.terms(flat)])
+            np.add.at(rows[:, : terms.shape[1]], owner, terms)
+        self._rows = np.hstack([self._rows, rows.T])
+
+    def _parts(self) -> PartTable:
+        if self._part_table is None or self._part_table.n_parts < self.n_pieces:
+            self._part_table = PartTable(self._memory)
+        return self._part_table

@@ -63,13 +63,14 @@ def overview(problem: Problem, metric: str, rng: np.random.Generator) -> Overvie
         float(getattr(costs, metric)[cheapest]),
         float(costs.upper(metric)[cheapest]),
         tuple(int(i) for i in problem.space.canonical(best)[cheapest]),
-        float(np.median(getattr(sampled, metric))),
-        float(getattr(sampled, metric).max()),
+        float(np.nanmedian(getattr(sampled, metric))),
+        float(np.nanmax(getattr(sampled, metric))),
     )
 
 
 def _upper(problem: Problem, genotypes: GenotypeArray, metric: str) -> FloatArray:
-    return problem.predict(genotypes).upper(metric)
+    """What a budget is compared with, `(n,)`; what is not known is above all that is."""
+    return np.nan_to_num(problem.predict(genotypes).upper(metric), nan=np.inf)
 
 
 def resolve_budgets(

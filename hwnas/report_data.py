@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hwnas.errors import RunFolderError
+from hwnas.number_text import as_number as as_number
+from hwnas.number_text import number as number
+from hwnas.number_text import percent as percent
 
 FRONT = "front.csv"
 CANDIDATES = "candidates.csv"
@@ -31,6 +33,7 @@ NETWORK_NUMBERS = (
     "predicted_low_ms",
     "predicted_high_ms",
     "peak_memory_bytes",
+    "predicted_peak_memory_bytes",
     "params",
     "macs",
     "parity_max_abs_error",
@@ -240,30 +243,6 @@ def with_interval(row: Mapping[str, Any]) -> str:
     """The predicted latency in milliseconds, `0.188 [0.176, 0.201]`."""
     low, high = number(row["predicted_low_ms"]), number(row["predicted_high_ms"])
     return f"{number(row['predicted_latency_ms'])} [{low}, {high}]"
-
-
-def as_number(value: Any) -> float | None:
-    """The value as a finite number, or None."""
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
-
-
-def number(value: Any, unit: str = "", *, digits: int = 3) -> str:
-    """A number with `digits` significant digits and no exponent; an en dash for none.
-
-    Example:
-        >>> number(0.21, "ms"), number(1234.5), number(float("nan"), "ms")
-        ('0.210 ms', '1,234', '–')
-    """
-    if (plain := as_number(value)) is None:
-        return "–"
-    magnitude = math.floor(math.log10(abs(plain))) if plain else 0
-    return f"{plain:,.{max(0, digits - 1 - magnitude)}f} {unit}".rstrip()
-
-
-def percent(share: Any) -> str:
-    """A share as percent with one decimal; an en dash for none."""
-    return "–" if (plain := as_number(share)) is None else f"{100 * plain:.1f} %"
 
 
 def duration(seconds: float) -> str:

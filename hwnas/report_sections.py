@@ -35,7 +35,7 @@ NETWORK_COLUMNS = (
     "Slack to budget",
     "Params",
     "MACs",
-    "Peak memory (kB)",
+    "Peak memory (kB), predicted",
     "ONNX − PyTorch, max",
 )
 
@@ -256,9 +256,16 @@ def _network_cells(run: RunData, row: dict[str, Any]) -> tuple[str, ...]:
         percent(slack).replace("-", "−"),
         _integer(row["params"]),
         _integer(row["macs"]),
-        number(row["peak_memory_bytes"] / 1e3),
+        _peak_memory(row),
         "–" if math.isnan(parity) else f"{parity:.1e}",
     )
+
+
+def _peak_memory(row: Mapping[str, Any]) -> str:
+    """Measured, and in brackets what the search had predicted, if it did; kB."""
+    measured = number(row["peak_memory_bytes"] / 1e3)
+    predicted = row["predicted_peak_memory_bytes"]
+    return measured if math.isnan(predicted) else f"{measured} ({number(predicted / 1e3)})"
 
 
 def _integer(value: float) -> str:

@@ -29,7 +29,8 @@ from hwnas import __version__
 from hwnas.baselines import plain_cnn
 from hwnas.budget import Budget, parse_budget
 from hwnas.config import SearchConfig, check_same_run, read_config, write_config
-from hwnas.cost import CostTable, check_predictable
+from hwnas.cost import CostTable, check_measurable, check_predictable
+from hwnas.cost_fit import fit_costs
 from hwnas.data import load_data
 from hwnas.errors import ConfigError, RunFolderError
 from hwnas.feasibility import Overview, overview, resolve_budgets
@@ -47,9 +48,9 @@ from hwnas.training import (
     default_recipes,
 )
 from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, verify
+from predictors.cost import CostPredictor
 from predictors.errors import PredictorFileError
 from predictors.files import load_predictor, save_predictor
-from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import observed_device, this_device
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
@@ -60,7 +61,8 @@ SMALL_IMAGES = 16  # pixels a side
 DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
 _TRIAL_COLUMNS = [
     "number", "state", "genotype", "val_accuracy", "predicted_latency_ms", "predicted_low_ms",
-    "predicted_high_ms", "params", "macs", "train_seconds", "failure",
+    "predicted_high_ms", "predicted_peak_memory_bytes", "predicted_energy_mj", "params", "macs",
+    "train_seconds", "failure",
 ]  # fmt: skip
 # All of these were seen when torch reads a file with bytes changed or missing.
 _DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
@@ -130,11 +132,11 @@ class _Run:
         self.budgets = tuple(parse_budget(text) for text in config.budgets)
         # What can be told now is told now, not after minutes of measuring.
         check_strategy(config.strategy)
-        for budget in self.budgets:
-            check_predictable(budget.metric)
         self.target = make_target(
             config.target, threads=config.threads, precision=config.precision, batch=config.batch
         )
+        for budget in self.budgets:
+            check_measurable(budget.metric, self.target)
         self.data = load_data(
             config.data, path=Path(config.data_path) if config.data_path else None
         )
@@ -190,9 +192,10 @@ class _Run:
         is_small = self.data.input_shape[1] <= SMALL_IMAGES
         torch.set_num_threads(1 if is_small else this_device().cores)
         with MeasurementStore(self.measurements) as store:
-            predictor = self.fit(store)
             table = CostTable(self.space, Profiler(self.target), store)
-            table.use(predictor)
+            predictor = self.fit(table, store)
+            limited = [budget.metric for budget in self.budgets]
+            table.use(predictor, metrics=limited)
             with self.progress.task("pricing the space", None) as task:
                 table.warm(np.random.default_rng(0), on_progress=task.update)
             problem = self.check_budgets(Problem(self.space, table.predict))
@@ -203,13 +206,15 @@ class _Run:
                 if not is_complete:
                     write_report(self.out)
                     return Result(self.out, (), (), False)
-                return self.deliver(self.train_finalists(trials), problem, predictor, store)
+                trained = self.train_finalists(trials)
+                table.use(predictor, metrics=predictor.metrics)
+                return self.deliver(trained, problem, predictor, store)
 
     def deliver(
         self,
         trained: Sequence[Trained],
         problem: Problem,
-        predictor: NetworkLatencyPredictor,
+        predictor: CostPredictor,
         store: MeasurementStore,
     ) -> Result:
         """Verify what was trained, write the front and the report."""
@@ -218,8 +223,8 @@ class _Run:
                 trained,
                 self.data,
                 self.target,
-                problem.budgets,
-                predictor,
+                problem,
+                predictor.latency,
                 store,
                 observed_device(),
                 self.out,
@@ -229,20 +234,21 @@ class _Run:
         write_report(self.out)
         return Result(self.out, tuple(front), tuple(candidates), True)
 
-    def fit(self, store: MeasurementStore) -> NetworkLatencyPredictor:
+    def fit(self, table: CostTable, store: MeasurementStore) -> CostPredictor:
         """The run's predictor: its own from before, the given one, or one fitted now."""
         path = self.out / PREDICTOR
         given = self.predictor_path
         if path.exists() and (given is None or self.has_trials):
-            predictor = load_predictor(path)
+            predictor = load_predictor(path, CostPredictor)
         elif given is not None:
-            predictor = load_predictor(given)
+            predictor = load_predictor(given, CostPredictor)
             predictor.check_target(self.target)
             if predictor.level != self.config.level:
                 raise ConfigError(
                     f"{given} was fitted for intervals of level {predictor.level}, but level "
                     f"{self.config.level} is asked for; fit it again, or ask for its level"
                 )
+            self.check_metrics(predictor)
             save_predictor(predictor, path)
         else:
             with self.spending("profile_seconds"):
@@ -254,12 +260,16 @@ class _Run:
                     n_networks=self.config.networks,
                     progress=self.progress,
                 )
-                predictor = NetworkLatencyPredictor(level=self.config.level).fit(
-                    measured, isolated=store.isolated(self.target)
-                )
+                predictor = fit_costs(measured, table, store, level=self.config.level)
+                self.check_metrics(predictor)
                 save_predictor(predictor, path)
         predictor.check_target(self.target)
+        self.check_metrics(predictor)
         return predictor
+
+    def check_metrics(self, predictor: CostPredictor) -> None:
+        for budget in self.budgets:
+            check_predictable(budget.metric, predictor)
 
     def check_budgets(self, problem: Problem) -> Problem:
         """Resolve the budgets, show them against the space, refuse the impossible."""
@@ -367,6 +377,8 @@ class _Run:
                 "predicted_latency_ms": predicted.get("latency_ms"),
                 "predicted_low_ms": predicted.get("low_ms"),
                 "predicted_high_ms": predicted.get("high_ms"),
+                "predicted_peak_memory_bytes": predicted.get("peak_memory_bytes"),
+                "predicted_energy_mj": predicted.get("energy_mj"),
                 "params": predicted.get("params"),
                 "macs": predicted.get("macs"),
                 "train_seconds": result.get("train_seconds"),
@@ -414,8 +426,8 @@ def _target_table(target: Target) -> dict[str, Any]:
 
 def _describe(found: Overview, budget: Budget | None) -> str:
     text = (
-        f"{found.metric} of the space: fastest {found.fastest:.4g}, median {found.median:.4g}, "
-        f"slowest {found.slowest:.4g}"
+        f"{found.metric} of the space: least {found.fastest:.4g}, median {found.median:.4g}, "
+        f"most {found.slowest:.4g}"
     )
     return text if budget is None else f"{text}; budget {budget}"
 

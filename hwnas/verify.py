@@ -23,6 +23,7 @@ from hwnas.pareto import non_dominated
 from hwnas.profiling import ARCHITECTURE_TAG
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype
+from hwnas.strategies.base import Problem
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import Device
 from profilers.isolation import IsolatedProfiler
@@ -40,7 +41,7 @@ FRONT, CANDIDATES = "front", "candidates"  # folders of models; `front` is also 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that was trained to the end. Fields up to `genotype` are columns of `front.csv`.
+    """A network that was trained to the end. Fields up to `kind` are columns of `front.csv`.
 
     Attributes:
         name: Of the file, without its ending.
@@ -57,6 +58,9 @@ class Candidate:
         parity_max_abs_error: Largest difference between the logits of ONNX Runtime and PyTorch.
         meets_budget: Whether every measured value is within its budget.
         genotype: Option indices; None: not of the space.
+        predicted_peak_memory_bytes: As the search had it; None: not predicted.
+        energy_mj: See `NetworkMeasurement`.
+        predicted_energy_mj: As the search had it; None: not predicted.
         kind: `searched` or `baseline`.
         verdict: `front`, or why it is not on it.
     """
@@ -75,11 +79,14 @@ class Candidate:
     parity_max_abs_error: float
     meets_budget: bool
     genotype: Genotype | None
+    predicted_peak_memory_bytes: float | None = None
+    energy_mj: float | None = None
+    predicted_energy_mj: float | None = None
     kind: str = SEARCHED
     verdict: str = ""
 
 
-FRONT_COLUMNS = tuple(Candidate.__dataclass_fields__)[:14]
+FRONT_COLUMNS = tuple(Candidate.__dataclass_fields__)[:17]
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def verify(
     trained: Sequence[Trained],
     data: DataSet,
     target: Target,
-    budgets: Sequence[Budget],
+    problem: Problem,
     predictor: NetworkLatencyPredictor,
     store: MeasurementStore,
     device: Device,
@@ -143,31 +150,48 @@ def verify(
     with progress.task("scoring", len(exported)) as task:
         for measurement in measured:
             store.add(measurement, device)
-        predicted = predictor.predict([[run.kernel for run in m.kernels] for m in measured])
         candidates = []
         for i, item in enumerate(exported):
             path = folder / CANDIDATES / f"{item.name}.onnx"
             counted = counts(item.architecture)
+            predicted = _predicted(item, measured[i], problem, predictor)
             candidate = Candidate(
                 name=item.name,
                 onnx=f"{CANDIDATES}/{path.name}",
                 val_accuracy=evaluate_onnx(path, data, split="validation").accuracy,
                 test_accuracy=evaluate_onnx(path, data, split="test").accuracy,
                 latency_ms=measured[i].latency_ms,
-                predicted_latency_ms=float(predicted.latency_ms[i]),
-                predicted_low_ms=float(predicted.low_ms[i]),
-                predicted_high_ms=float(predicted.high_ms[i]),
+                predicted_latency_ms=predicted["latency_ms"],
+                predicted_low_ms=predicted["low_ms"],
+                predicted_high_ms=predicted["high_ms"],
                 peak_memory_bytes=measured[i].peak_memory_bytes,
                 params=counted.params,
                 macs=counted.macs,
                 parity_max_abs_error=parities[i],
                 meets_budget=True,
                 genotype=item.genotype,
+                predicted_peak_memory_bytes=predicted.get("peak_memory_bytes"),
+                energy_mj=measured[i].energy_mj,
+                predicted_energy_mj=predicted.get("energy_mj"),
                 kind=item.kind,
             )
-            candidates.append(replace(candidate, meets_budget=not _misses(candidate, budgets)))
+            misses = _misses(candidate, problem.budgets)
+            candidates.append(replace(candidate, meets_budget=not misses))
             task.update(i + 1, note=item.name)
-    return judge(candidates, budgets)
+    return judge(candidates, problem.budgets)
+
+
+def _predicted(
+    item: Trained,
+    measurement: NetworkMeasurement,
+    problem: Problem,
+    predictor: NetworkLatencyPredictor,
+) -> dict[str, float]:
+    """What was predicted, by name; of a network that is not of the space, its latency."""
+    if item.genotype is not None:
+        return problem.predict(np.array([item.genotype], dtype=np.int64)).row(0)
+    found = predictor.predict([[run.kernel for run in measurement.kernels]])
+    return {name: float(values[0]) for name, values in vars(found).items()}
 
 
 def _export_and_measure(

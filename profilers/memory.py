@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from profilers.arena import Arena, Chunk
-from profilers.kernels import BYTES_PER_ELEMENT, Tensor
+from profilers.kernels import BYTES_PER_ELEMENT, Kernel, Tensor
 from profilers.measurement import KernelNode
 from profilers.onnx_models import OnnxModel
 from profilers.scratch import Scratch, scratch_bytes
@@ -52,6 +53,85 @@ class _Buffer:
     n_uses: int
     last_read: int | None = None
     is_output: bool = False
+
+
+@dataclass(frozen=True)
+class PartBuffer:
+    """A buffer that a part of a network needs.
+
+    Attributes:
+        shape: Of the tensor that it is made for.
+        element_bytes: Of one element; buffers alike in both may take each other's place.
+        is_made_by_peak: Whether it is in use at the part's peak, or before.
+        is_used_after_peak: Whether it is in use at the part's peak, or later.
+    """
+
+    shape: tuple[int, ...]
+    element_bytes: int
+    is_made_by_peak: bool
+    is_used_after_peak: bool
+
+
+@dataclass(frozen=True)
+class PartMemory:
+    """The memory of a part of a network, as if it ran alone.
+
+    Attributes:
+        peak_bytes: Most bytes in use at once, what the part is given included.
+        buffers: All that are in use in it.
+    """
+
+    peak_bytes: int
+    buffers: tuple[PartBuffer, ...]
+
+    def to_data(self) -> list[Any]:
+        """As plain data; `from_data` is its inverse."""
+        rows = [
+            [list(b.shape), b.element_bytes, b.is_made_by_peak, b.is_used_after_peak]
+            for b in self.buffers
+        ]
+        return [self.peak_bytes, rows]
+
+    @classmethod
+    def from_data(cls, data: Sequence[Any]) -> PartMemory:
+        """Rebuild from `to_data`."""
+        peak_bytes, rows = data
+        buffers = (PartBuffer(tuple(shape), *rest) for shape, *rest in rows)
+        return cls(peak_bytes, tuple(buffers))
+
+
+def part_memory(
+    nodes: Sequence[KernelNode], inputs: Mapping[str, Tensor], *, threads: int = 1
+) -> PartMemory | None:
+    """The memory of some kernels of a network, which follow each other.
+
+    Args:
+        nodes: The kernels in running order.
+        inputs: What the part is given by the one before, by name: it is in use until it was read.
+        threads: Within one kernel.
+
+    Returns:
+        None where a size or a scratch is not known, as in `memory_timeline`.
+    """
+    given = Kernel("given", (), (), tuple(inputs.values()))
+    steps = [KernelNode("given", given, (), tuple(inputs)), *nodes] if inputs else list(nodes)
+    scratch = [scratch_bytes(node, threads=threads) for node in steps]
+    known = [s for s in scratch if s is not None]
+    if len(known) < len(steps) or not _is_complete(steps):
+        return None
+    plan = _plan(steps, set())
+    timeline = _replay(plan, known)
+    peak = max(range(len(timeline)), key=timeline.__getitem__, default=0)
+    buffers = []
+    for step, new in enumerate(plan):
+        for buffer in new:
+            assert buffer.tensor is not None
+            last = len(steps) if buffer.last_read is None else buffer.last_read
+            element_bytes = BYTES_PER_ELEMENT[buffer.tensor.dtype]
+            buffers.append(
+                PartBuffer(buffer.tensor.shape, element_bytes, step <= peak, last >= peak)
+            )
+    return PartMemory(max(timeline, default=0), tuple(buffers))
 
 
 def computed_peak_bytes(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,12 @@ __all__ = ["OBJECTIVES", "Costs", "Problem", "SpaceExhaustedError", "Strategy", 
 
 FloatArray = NDArray[np.float64]
 OBJECTIVES = ("error", "latency_ms")  # both minimised; error = 1 - validation accuracy
+# By metric, the field of `Costs` that a budget is compared with; the others are known exactly.
+_UPPER_ENDS: Mapping[str, str] = {
+    "latency_ms": "high_ms",
+    "peak_memory_bytes": "high_peak_memory_bytes",
+    "energy_mj": "high_energy_mj",
+}
 
 
 class SpaceExhaustedError(HwnasError):
@@ -73,7 +79,9 @@ class Costs:
         params: Number of parameters.
         macs: Number of multiply-accumulates.
         peak_memory_bytes: Predicted peak of memory.
+        high_peak_memory_bytes: Upper end of its interval.
         energy_mj: Predicted energy of one inference.
+        high_energy_mj: Upper end of its interval.
     """
 
     latency_ms: FloatArray
@@ -83,7 +91,20 @@ class Costs:
     params: NDArray[np.int64]
     macs: NDArray[np.int64]
     peak_memory_bytes: FloatArray | None = None
+    high_peak_memory_bytes: FloatArray | None = None
     energy_mj: FloatArray | None = None
+    high_energy_mj: FloatArray | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Costs]) -> Costs:
+        """The costs of all candidates of `parts`, at least one, which have the same fields."""
+        if len(parts) == 1:
+            return parts[0]
+        available = [name for name, values in vars(parts[0]).items() if values is not None]
+        return dataclasses.replace(
+            parts[0],
+            **{name: np.concatenate([vars(part)[name] for part in parts]) for name in available},
+        )
 
     def __len__(self) -> int:
         return len(self.latency_ms)
@@ -94,7 +115,7 @@ class Costs:
         Raises:
             BudgetError: If this target cannot deliver the metric.
         """
-        values = self.high_ms if metric == "latency_ms" else getattr(self, metric)
+        values = getattr(self, _UPPER_ENDS.get(metric, metric))
         if values is None:
             available = [name for name in METRICS if getattr(self, name) is not None]
             raise BudgetError(

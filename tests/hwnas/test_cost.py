@@ -8,15 +8,20 @@ from torch import nn
 
 from hwnas import cost
 from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual, conv_bn
-from hwnas.cost import CostTable, Piece, export_pieces
+from hwnas.cost import CostTable
 from hwnas.errors import BudgetError, ConfigError
 from hwnas.networks import counts
+from hwnas.pieces import BLOCKED, PLAIN, Piece, export_pieces
 from hwnas.profiling import untrained_model
 from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.spaces.mobilenet import mobile_space
+from predictors.cost import CostPredictor
+from predictors.energy import EnergyPredictor
 from predictors.errors import WrongTargetError
-from profilers.kernels import Kernel
+from predictors.peak_memory import PeakMemoryPredictor
+from profilers.kernels import Kernel, macs
 from profilers.measurement import KernelNode
+from profilers.memory import computed_peak_bytes
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
@@ -168,7 +173,7 @@ def test_pieces_have_the_kernels_of_the_whole_network(name, profiler, store, pre
     space = SPACES[name]
     table = CostTable(space, profiler, store)
     genotypes = sample(space, 3 if name == "mobile" else 8)
-    table.use(predictor)
+    table.use(CostPredictor(predictor))
     costs = table.predict(genotypes)
     for i, row in enumerate(genotypes):
         genotype = tuple(row)
@@ -207,9 +212,9 @@ def test_costs_do_not_depend_on_what_was_asked_beside_or_before(profiler, store,
     space = SPACES["plain"]
     genotypes = sample(space, 30)
     at_once, one_by_one = (CostTable(space, profiler, store) for _ in range(2))
-    at_once.use(predictor)
+    at_once.use(CostPredictor(predictor))
     whole = at_once.predict(genotypes).latency_ms
-    one_by_one.use(predictor)
+    one_by_one.use(CostPredictor(predictor))
     single = [one_by_one.predict(row[None]).latency_ms[0] for row in genotypes]
     assert single == whole.tolist()
 
@@ -219,9 +224,9 @@ def test_a_predictor_may_come_after_pieces_were_met_and_be_replaced(profiler, st
     genotypes = sample(space, 5)
     late, early = (CostTable(space, profiler, store) for _ in range(2))
     late.warm(np.random.default_rng(0), n=50)
-    late.use(predictor)
-    late.use(predictor)
-    early.use(predictor)
+    late.use(CostPredictor(predictor))
+    late.use(CostPredictor(predictor))
+    early.use(CostPredictor(predictor))
     assert (
         late.predict(genotypes).latency_ms.tolist() == early.predict(genotypes).latency_ms.tolist()
     )
@@ -233,12 +238,12 @@ def test_stored_pieces_are_not_exported_again(profiler, tmp_path, predictor, mon
     path = tmp_path / "measurements.db"
     with MeasurementStore(path) as store:
         first = CostTable(space, profiler, store)
-        first.use(predictor)
+        first.use(CostPredictor(predictor))
         expected = first.predict(genotypes)
     monkeypatch.setattr(cost, "export_pieces", lambda *a, **k: pytest.fail("it was exported"))
     with MeasurementStore(path) as store:
         second = CostTable(space, profiler, store)
-        second.use(predictor)
+        second.use(CostPredictor(predictor))
         found = second.predict(genotypes)
         assert second.n_pieces == first.n_pieces > 0
         assert second.kernels(tuple(genotypes[0])) == first.kernels(tuple(genotypes[0]))
@@ -275,13 +280,13 @@ class Unconnected(WholeModels):
 @pytest.mark.parametrize("n_pieces", [1, 3])
 @pytest.mark.parametrize("profiler", [WholeModels(), Unconnected()])
 def test_a_runtime_that_shows_no_kernels_of_blocks_is_refused(profiler, n_pieces):
-    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (4 + i, 6, 6), cost.PLAIN) for i in range(n_pieces)]
+    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (4 + i, 6, 6), PLAIN) for i in range(n_pieces)]
     with pytest.raises(ConfigError, match=r"onnxruntime-cpu shows whole models.* or torch-cuda$"):
         export_pieces(pieces, profiler)
 
 
 def test_a_piece_alone_is_what_it_is_beside_others(profiler):
-    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (c, 6, 6), cost.BLOCKED) for c in (8, 16)]
+    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (c, 6, 6), BLOCKED) for c in (8, 16)]
     assert export_pieces(pieces[:1], profiler) == export_pieces(pieces, profiler)[:1]
 
 
@@ -292,9 +297,9 @@ def test_blocks_of_one_name_from_two_modules_are_two_pieces():
             return nn.AvgPool2d(2)
 
     Pool.__qualname__, Pool.__module__ = "Pool", "elsewhere"
-    ours, theirs = (cost.Piece(block, (8, 4, 4), cost.PLAIN) for block in (POOL, Pool()))
+    ours, theirs = (Piece(block, (8, 4, 4), PLAIN) for block in (POOL, Pool()))
     assert ours.key != theirs.key
-    assert ours.key == cost.Piece(type(POOL)(), (8, 4, 4), cost.PLAIN).key
+    assert ours.key == Piece(type(POOL)(), (8, 4, 4), PLAIN).key
 
 
 def test_warming_leaves_nothing_to_export(profiler, store, predictor, monkeypatch):
@@ -303,7 +308,7 @@ def test_warming_leaves_nothing_to_export(profiler, store, predictor, monkeypatc
     met = []
     table.warm(np.random.default_rng(0), n=3000, on_progress=met.append)
     assert met == sorted(met) and met[-1] == table.n_pieces
-    table.use(predictor)
+    table.use(CostPredictor(predictor))
     monkeypatch.setattr(cost, "export_pieces", lambda *a, **k: pytest.fail("it was exported"))
     costs = table.predict(space.sample(np.random.default_rng(1), 3000))
     assert len(costs) == 3000 and (costs.latency_ms > 0).all()
@@ -320,7 +325,7 @@ def test_the_random_state_is_left_alone(profiler, store):
 def test_a_predictor_of_another_target_is_refused(store, predictor):
     table = CostTable(SPACES["plain"], Profiler(make_target(batch=2)), store)
     with pytest.raises(WrongTargetError, match="batch 1.*batch 2"):
-        table.use(predictor)
+        table.use(CostPredictor(predictor))
 
 
 def test_a_wrong_genotype_is_refused(profiler, store):
@@ -328,7 +333,90 @@ def test_a_wrong_genotype_is_refused(profiler, store):
         CostTable(SPACES["plain"], profiler, store).kernels((0, 0, 0, 0, 9))
 
 
-def test_a_budget_on_what_cannot_be_predicted_is_refused_at_once():
-    cost.check_predictable("latency_ms")
-    with pytest.raises(BudgetError, match="energy_mj cannot be predicted .*available: latency_ms"):
-        cost.check_predictable("energy_mj")
+def test_a_budget_on_what_the_predictor_does_not_know_is_refused(predictor):
+    costs = CostPredictor(predictor)
+    for metric in ("latency_ms", "params", "macs"):
+        cost.check_predictable(metric, costs)
+    with pytest.raises(BudgetError, match=r"nothing about energy_mj.*available: latency_ms, para"):
+        cost.check_predictable("energy_mj", costs)
+
+
+def test_a_budget_on_what_a_target_cannot_measure_is_refused_before_anything_is(monkeypatch):
+    target = make_target()
+    for metric in ("latency_ms", "params", "macs", "peak_memory_bytes"):
+        cost.check_measurable(metric, target)
+    with pytest.raises(BudgetError, match="openvino-cpu .*does not say how much memory"):
+        cost.check_measurable("peak_memory_bytes", replace(target, runtime="openvino-cpu"))
+    monkeypatch.setattr(cost, "energy_counter", lambda target: None)
+    with pytest.raises(BudgetError, match="no energy counter .*no budget on energy_mj: leave"):
+        cost.check_measurable("energy_mj", target)
+    monkeypatch.setattr(cost, "energy_counter", lambda target: object())
+    cost.check_measurable("energy_mj", target)
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "squeeze_excite"])
+def test_the_memory_of_pieces_is_about_that_of_the_whole_network(name, profiler, store):
+    space = SPACES[name]
+    genotypes = sample(space, 12)
+    found = CostTable(space, profiler, store).estimated_peak_bytes(genotypes)
+    models = [untrained_model(space.architecture(tuple(row))) for row in genotypes]
+    expected = [computed_peak_bytes(profiler.kernels(model), model) for model in models]
+    ratio = found / np.array(expected)
+    assert np.abs(np.log(ratio)).max() < 0.3 and np.median(np.abs(ratio - 1)) < 0.02
+
+
+def all_costs(predictor):
+    """1 W, 2 mJ for 10^9 multiply-accumulates, 3 for 10^9 bytes; twice the estimated memory."""
+    estimated = np.linspace(1e3, 1e6, 20)
+    memory = PeakMemoryPredictor().fit(estimated, 2 * estimated)
+    energy = EnergyPredictor()
+    energy.coef_ = np.array([1.0, 2.0, 3.0, 4.0])
+    return CostPredictor(predictor, energy, memory)
+
+
+def test_energy_and_memory_are_predicted_where_they_are_asked_for(profiler, store, predictor):
+    space = SPACES["residual"]
+    genotypes = sample(space, 6)
+    table, costs = CostTable(space, profiler, store), all_costs(predictor)
+    table.use(costs)
+    plain = table.predict(genotypes)
+    assert plain.energy_mj is plain.peak_memory_bytes is None
+    table.use(costs, metrics=costs.metrics)
+    found = table.predict(genotypes)
+    assert found.latency_ms.tolist() == plain.latency_ms.tolist()
+    assert found.macs.tolist() == plain.macs.tolist()
+    np.testing.assert_allclose(
+        found.peak_memory_bytes, 2 * table.estimated_peak_bytes(genotypes), rtol=0.01
+    )
+    kernels = [table.kernels(tuple(row)) for row in genotypes]
+    expected_mj = [
+        ms + sum(2 * macs(k) / 1e9 + 3 * k.n_bytes / 1e9 for k in of_one) + 4
+        for ms, of_one in zip(found.latency_ms, kernels, strict=True)
+    ]
+    np.testing.assert_allclose(found.energy_mj, expected_mj, rtol=1e-9)
+    assert found.upper("energy_mj").tolist() == found.high_energy_mj.tolist()
+    assert found.upper("peak_memory_bytes").tolist() == found.high_peak_memory_bytes.tolist()
+    assert (found.high_energy_mj >= found.energy_mj).all()
+
+
+def test_many_genotypes_cost_what_each_costs(profiler, store, predictor, monkeypatch):
+    space = SPACES["residual"]
+    genotypes = sample(space, 23)
+    table, costs = CostTable(space, profiler, store), all_costs(predictor)
+    table.use(costs, metrics=costs.metrics)
+    whole = table.predict(genotypes)
+    monkeypatch.setattr(cost, "CHUNK", 5)
+    parts = table.predict(genotypes)
+    assert len(parts) == 23
+    for name, values in vars(whole).items():
+        assert values.tolist() == getattr(parts, name).tolist()
+    assert len(table.predict(genotypes[:0])) == 0
+
+
+def test_the_memory_of_a_piece_met_later_is_known_too(profiler, store):
+    space = SPACES["plain"]
+    genotypes = sample(space, 30)
+    late, early = (CostTable(space, profiler, store) for _ in range(2))
+    late.estimated_peak_bytes(genotypes[:1])
+    expected = early.estimated_peak_bytes(genotypes).tolist()
+    assert late.estimated_peak_bytes(genotypes).tolist() == expected

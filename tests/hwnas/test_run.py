@@ -102,6 +102,40 @@ def test_a_run_folder_holds_everything(whole):
     assert load_predictor(folder / "predictor.npz").level == CONFIG.level
 
 
+@pytest.fixture(scope="module")
+def frugal(tmp_path_factory):
+    """A run with a budget on memory alone, from nothing; read only."""
+    folder = tmp_path_factory.mktemp("frugal")
+    config = replace(CONFIG, budgets=("peak_memory_bytes<=70%",), trials=6, networks=12)
+    return folder, run_search(config, folder / "run", measurements=folder / "m.db")
+
+
+def test_all_that_a_memory_budget_lets_through_meets_it_when_measured(frugal):
+    folder, result = frugal
+    (text,) = read_config(folder / "run" / "config.toml")["budget"]["limits"]
+    limit = float(text.split("<=")[1])
+    searched = [c for c in result.candidates if c.kind == "searched"]
+    assert len(result.front) >= 1 and len(searched) == CONFIG.finalists
+    assert all(c.peak_memory_bytes <= limit and c.meets_budget for c in searched)
+    trials = pd.read_csv(folder / "run" / "trials.csv")
+    assert len(trials) == 6 and (trials["predicted_peak_memory_bytes"] <= limit).all()
+
+
+def test_the_predicted_memory_stands_beside_the_measured_one(frugal):
+    folder, _ = frugal
+    table = pd.read_csv(folder / "run" / "front.csv")
+    ratio = table["predicted_peak_memory_bytes"] / table["peak_memory_bytes"]
+    assert ratio.between(0.7, 1.4).all()
+    assert table["energy_mj"].isna().all() or (table["energy_mj"] > 0).all()
+
+
+def test_a_budget_on_what_the_given_predictor_does_not_know_trains_nothing(start, monkeypatch):
+    trained = Trainings(monkeypatch)
+    with pytest.raises(BudgetError, match="nothing about peak_memory_bytes.*hwnas profile"):
+        start(budgets=("peak_memory_bytes<=64e3",))
+    assert trained.seeds == []
+
+
 def test_the_front_is_what_its_models_compute(whole):
     folder, result = whole
     data = load_data("digits")
@@ -289,7 +323,7 @@ def test_a_budget_below_the_fastest_network_ends_before_any_training(start, tmp_
         ({"space": "tine"}, ConfigError, "did you mean 'tiny'"),
         ({"strategy": "evolutoin"}, ConfigError, "did you mean 'evolution'"),
         ({"budgets": ("latncy_ms<=1",)}, BudgetError, "did you mean 'latency_ms'"),
-        ({"budgets": ("energy_mj<=1",)}, BudgetError, "energy_mj cannot be predicted"),
+        ({"budgets": ("energy_mj<=1",)}, BudgetError, "no energy counter"),
         ({"batch": 2}, WrongTargetError, "batch 1.*batch 2"),
     ],
 )

@@ -9,21 +9,26 @@ import torch
 from hwnas import verify as verify_module
 from hwnas.baselines import plain_cnn
 from hwnas.budget import parse_budget
+from hwnas.cost import CostTable
 from hwnas.data import load_data
 from hwnas.errors import RunFolderError
 from hwnas.evaluation import evaluate_onnx, read_metadata
 from hwnas.networks import Network, counts
 from hwnas.progress import Silent
+from hwnas.strategies import Problem
 from hwnas.verify import BASELINE, FRONT, Candidate, Trained, deliver, judge, verify
+from predictors.cost import CostPredictor
 from profilers.devices import this_device
 from profilers.onnx_models import load_model
+from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
 COLUMNS = [
     "name", "onnx", "val_accuracy", "test_accuracy", "latency_ms", "predicted_latency_ms",
     "predicted_low_ms", "predicted_high_ms", "peak_memory_bytes", "params", "macs",
-    "parity_max_abs_error", "meets_budget", "genotype",
+    "parity_max_abs_error", "meets_budget", "genotype", "predicted_peak_memory_bytes",
+    "energy_mj", "predicted_energy_mj",
 ]  # fmt: skip
 
 
@@ -154,9 +159,12 @@ def verified(tmp_path_factory, make_tiny_space, tiny_predictor):
     with pytest.MonkeyPatch.context() as patch, MeasurementStore(folder / "m.db") as store:
         patch.setattr(verify_module, "SECONDS_PROFILE", 0.05)
         patch.setattr(verify_module, "SECONDS_LATENCY", 0.05)
+        table = CostTable(space, Profiler(make_target()), store)
+        table.use(CostPredictor(tiny_predictor))
+        problem = Problem(space, table.predict, (parse_budget(f"params<={limit}"),))
         candidates = verify(
-            trained, data, make_target(), [parse_budget(f"params<={limit}")], tiny_predictor,
-            store, this_device(), folder, Silent(),
+            trained, data, make_target(), problem, tiny_predictor, store, this_device(), folder,
+            Silent(),
         )  # fmt: skip
         stored = store.networks()
     return folder, data, trained, candidates, stored
