@@ -11,7 +11,7 @@ import numpy as np
 
 from hwnas.campaign_report import KERNELS, STORING, CampaignReport
 from hwnas.progress import Progress, Task
-from predictors.kernel_latency import MIN_OUTSIDE_ERROR, KernelLatencyPredictor
+from predictors.kernel_latency import KernelLatencyPredictor
 from profilers.isolated_kernels import (
     KERNELS_PER_MODEL,
     SECONDS_PER_MODEL,
@@ -23,7 +23,6 @@ from profilers.kernels import Kernel, macs
 from profilers.store import MeasurementStore
 
 N_BOTH_WAYS = 6  # kernels of a kind that are measured in isolation though networks have shown them
-UNKNOWN_KIND_ERROR = 1.0  # relative, of the prediction for a kind that was never measured
 
 
 @dataclass(frozen=True)
@@ -51,17 +50,13 @@ def missing_kernels(
     """
     counts = Counter(kernel for kernels in networks for kernel in kernels)
     kernels = list(counts)
-    ms, is_known = predictor.predict(kernels)
+    ms, error = predictor.estimate(kernels)
     total_ms = ms * np.array([counts[kernel] for kernel in kernels])
-    outside = max(2 * predictor.error_, MIN_OUTSIDE_ERROR)
-    found = []
-    for kernel, share, inside in zip(kernels, total_ms / total_ms.sum(), is_known, strict=True):
-        if kernel in measured:
-            continue
-        error = predictor.error_ if inside else outside
-        if kernel.kind not in predictor.extents_:
-            error = UNKNOWN_KIND_ERROR
-        found.append(MissingKernel(kernel, float(share * error)))
+    found = [
+        MissingKernel(kernel, float(value))
+        for kernel, value in zip(kernels, total_ms / total_ms.sum() * error, strict=True)
+        if kernel not in measured
+    ]
     return sorted(found, key=lambda missing: (-missing.value, missing.kernel.key))
 
 
@@ -120,18 +115,15 @@ def measure_missing(
             f"{target.runtime} in {target.precision} cannot run kernels alone: none is measured so"
         )
         return
-    runs = [run for m in store.networks(target) for run in m.kernels]
-    shown = {run.kernel for run in runs}
+    measured = store.networks(target)
+    shown = {run.kernel for m in measured for run in m.kernels}
     isolated = store.isolated(target)
     if n_kernels is not None:
         n_kernels = max(0, n_kernels - len(isolated.keys() - shown))
-    if n_kernels == 0 or not runs or (stop is not None and time.perf_counter() >= stop):
+    if n_kernels == 0 or not shown or (stop is not None and time.perf_counter() >= stop):
         return
-    predictor = KernelLatencyPredictor().fit(
-        [run.kernel for run in runs],
-        np.array([run.latency_ms for run in runs]),
-        isolated={kernel: run.latency_ms for kernel, run in isolated.items()},
-    )
+    alone_ms = {kernel: run.latency_ms for kernel, run in isolated.items()}
+    predictor, _ = KernelLatencyPredictor.learn(measured, alone_ms)
     failed = store.failures(target)
     missing = [
         item
@@ -141,17 +133,23 @@ def measure_missing(
     usable = {kernel for kernel in shown if kernel.key not in failed}
     kernels = list(with_comparisons(missing, usable, isolated.keys()))
     with progress.task("measuring kernels alone", len(kernels)) as task:
-        _measure(kernels, store, profiler, stop, task, report)
+        measure_alone(kernels, store, profiler, stop=stop, task=task, report=report)
 
 
-def _measure(
+def measure_alone(
     kernels: Sequence[Kernel],
     store: MeasurementStore,
     profiler: AnyProfiler,
+    *,
     stop: float | None,
     task: Task,
     report: CampaignReport,
 ) -> None:
+    """Measure `kernels` outside of any network, in their order, until `stop`; all goes to `store`.
+
+    By `time.perf_counter`; the first few are measured whatever it says. What cannot be run alone is
+    stored as a failure under its key.
+    """
     longest_s = 0.0
     for done in range(0, len(kernels), KERNELS_PER_MODEL):
         start = time.perf_counter()

@@ -80,6 +80,27 @@ class ArchitectureFeatures:
         one_hot: FloatArray = np.concatenate(columns, axis=1)
         return cls(_normalised(totals), _normalised(one_hot), one_hot, len(columns))
 
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """What `from_arrays` needs; `n_columns` is told apart."""
+        return {"totals": self.totals, "codes": self.codes.astype(np.uint8)}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[Any]], *, n_columns: int
+    ) -> ArchitectureFeatures:
+        """Rebuild from `to_arrays`, bit for bit.
+
+        Raises:
+            KeyError, ValueError: The arrays were not written by it.
+        """
+        totals = np.asarray(arrays["totals"], np.float64)
+        codes = np.asarray(arrays["codes"], np.float64)
+        if totals.ndim != 2 or codes.ndim != 2 or len(totals) != len(codes) or n_columns < 1:
+            raise ValueError("the arrays do not describe architectures")
+        if not np.isin(codes, (0.0, 1.0)).all() or (codes.sum(axis=1) != n_columns).any():
+            raise ValueError("a row does not have one choice in each column")
+        return cls(totals, _normalised(codes), codes, n_columns)
+
     def kernels(self, rows_a: IntArray, rows_b: IntArray) -> FloatArray:
         """How alike architectures are in the senses of `KERNELS`, `(4, a, b)`, about 1 for equal.
 

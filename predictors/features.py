@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,25 @@ FloatArray = NDArray[np.float64]
 FEATURES = (
     "log_macs", "log_input_bytes", "log_weight_bytes", "log_output_bytes", "log_in_channels",
     "log_out_channels", "log_out_positions", "log_kernel_area", "stride", "log_channels_per_group",
-    "is_depthwise", "activation", "n_inputs", "log_macs_per_byte",
+    "is_depthwise", "activation", "n_inputs", "log_macs_per_byte", "log_out_width",
+    "in_misalignment", "out_misalignment", "log_in_padding", "log_out_padding", "log_set_padding",
 )  # fmt: skip
-# The columns that say whether a kernel lies inside what was measured of its kind.
-EXTENT = tuple(
-    FEATURES.index(name)
-    for name in ("log_macs", "log_input_bytes", "log_weight_bytes", "log_output_bytes")
-)
+# By how much a feature must differ for two kernels to be rather unlike.
+_UNLIKE = {
+    "log_macs": 5.6, "log_input_bytes": 5.6, "log_weight_bytes": 5.6, "log_output_bytes": 5.6,
+    "log_in_channels": 2.8, "log_out_channels": 2.8, "log_out_positions": 4.2,
+    "log_kernel_area": 2.8, "stride": 2.0, "n_inputs": 2.8, "log_channels_per_group": 4.2,
+    "log_out_width": 5.6, "in_misalignment": 11.0, "out_misalignment": 11.0,
+    "log_in_padding": 1.4, "log_out_padding": 1.4, "log_set_padding": 1.0, "activation": 5.6,
+}  # fmt: skip
+# Vector units take channels by the block, and convolutions several blocks of outputs at a time.
+BLOCK, SET = 16, 64
+_BLOCKED = "com.microsoft.nchwc:"
+_UNLIKE_COLUMNS = [FEATURES.index(name) for name in _UNLIKE]
+_UNLIKE_SCALES = np.array(list(_UNLIKE.values()))
+# What scaled features are: a predictor holds where this is the same.
+SCALING = [[name, scale] for name, scale in _UNLIKE.items()]
+N_SCALED = len(_UNLIKE) + 1
 # Costs of activations differ by their arithmetic; 0 is none, an unlisted one counts as the dearest.
 _ACTIVATIONS = {None: 0, "Relu": 1, "Clip": 1, "LeakyRelu": 1, "HardSigmoid": 2, "HardSwish": 3,
                 "Sigmoid": 4, "Tanh": 5}  # fmt: skip
@@ -32,12 +45,39 @@ _NOTHING = Tensor("float", (0,))
 
 
 def work(kernels: Sequence[Kernel]) -> FloatArray:
-    """The terms of a roofline: launch (1), MACs, bytes moved; `(n, 3)`.
+    """The terms of a roofline: launch (1), MACs with padding of channels, bytes moved; `(n, 3)`.
 
     Reference:
         Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009.
     """
-    return np.array([[1.0, macs(k), k.n_bytes] for k in kernels], dtype=np.float64).reshape(-1, 3)
+    return np.array([_work(kernel) for kernel in kernels], dtype=np.float64).reshape(-1, 3)
+
+
+@lru_cache(maxsize=65536)  # a predictor is fitted several times on the same kernels
+def _work(kernel: Kernel) -> tuple[float, float, float]:
+    n_macs = float(macs(kernel))
+    if n_macs and kernel.kind.startswith(_BLOCKED):
+        in_channels, out_channels = kernel.inputs[0].shape[1], kernel.outputs[0].shape[1]
+        n_macs *= _padding(out_channels, BLOCK)
+        if in_channels >= BLOCK and int(kernel.attribute("group", 1)) == 1:
+            n_macs *= _padding(in_channels, BLOCK)
+    return 1.0, n_macs, float(kernel.n_bytes)
+
+
+def _padding(n: int, block: int) -> float:
+    """By how much `n` grows where it is rounded up to whole blocks."""
+    return max(1, -(-n // block)) * block / max(1, n)
+
+
+def weight_bytes(kernel: Kernel) -> int:
+    """Bytes of the weights that the kernel multiplies with; 0 where it multiplies nothing."""
+    weight = _weight(kernel)
+    return weight.n_bytes if weight else 0
+
+
+def _weight(kernel: Kernel) -> Tensor | None:
+    position = _WEIGHT_POSITION.get(kernel.kind.rsplit(":", 1)[-1], 1)
+    return kernel.inputs[position] if macs(kernel) and len(kernel.inputs) > position else None
 
 
 def kernel_features(kernels: Sequence[Kernel]) -> FloatArray:
@@ -47,23 +87,77 @@ def kernel_features(kernels: Sequence[Kernel]) -> FloatArray:
     )
 
 
-def _features(kernel: Kernel) -> list[float]:
+def scaled_features(kernels: Sequence[Kernel]) -> FloatArray:
+    """Features in which a distance of 1 is much; the last column is the activation, `(n, d)`."""
+    x = kernel_features(kernels)
+    return np.column_stack(
+        [x[:, _UNLIKE_COLUMNS] / _UNLIKE_SCALES, x[:, FEATURES.index("activation")]]
+    )
+
+
+def group(kernel: Kernel) -> str:
+    """Kernels of one group run the same code: the kind; of convolutions, also how they are grouped.
+
+    Example:
+        >>> x, w = Tensor("float", (1, 16, 8, 8)), Tensor("float", (32, 16, 1, 1))
+        >>> group(Kernel("Conv", (), (x, w), (x,)))
+        'Conv/pointwise'
+    """
+    if not _is_convolution(kernel):
+        return kernel.kind
+    window = _window(kernel)
+    if int(kernel.attribute("group", 1)) > 1 or _has_group_dimension(kernel):
+        return f"{kernel.kind}/grouped"
+    name = "pointwise" if math.prod(window) == 1 else "spatial"
+    # Images of few channels are not in a blocked layout: another kernel.
+    is_thin = kernel.kind.startswith(_BLOCKED) and kernel.inputs[0].shape[1] < BLOCK
+    return f"{kernel.kind}/{'thin' if is_thin else name}"
+
+
+def _channels(kernel: Kernel, tensor: Tensor) -> int:
+    """Channels of images and signals; of all else, and of matrices, the length of a row."""
+    if len(tensor.shape) < 2:
+        return tensor.n_elements
+    is_image = _is_convolution(kernel) or (len(tensor.shape) == 4 and not macs(kernel))
+    return tensor.shape[1 if is_image and not kernel.attribute("channels_last", 0) else -1]
+
+
+def _misalignment(n: int) -> int:
+    """0 for whole blocks, 1 for halves of a block, 2 for quarters, 3 for all else."""
+    return next((i for i in range(3) if n % (BLOCK >> i) == 0), 3)
+
+
+def _is_convolution(kernel: Kernel) -> bool:
+    return "conv" in kernel.kind.rsplit(":", 1)[-1].lower() and len(kernel.inputs) > 1
+
+
+def _has_group_dimension(kernel: Kernel) -> bool:
+    """OpenVINO's weights of grouped convolutions have a dimension more than their input."""
+    return len(kernel.inputs[1].shape) > len(kernel.inputs[0].shape)
+
+
+def _window(kernel: Kernel) -> tuple[int, ...]:
+    declared: tuple[int, ...] = kernel.attribute("kernel_shape", ())
+    position = _WEIGHT_POSITION.get(kernel.kind.rsplit(":", 1)[-1], 1)
+    if declared or len(kernel.inputs) <= position:
+        return declared
+    return kernel.inputs[position].shape[2:]
+
+
+@lru_cache(maxsize=65536)  # a predictor is fitted several times on the same kernels
+def _features(kernel: Kernel) -> tuple[float, ...]:
     n_macs = macs(kernel)
     # Sequences are no tensors: a kernel that only handles those shows neither inputs nor outputs.
     source, *_ = (*kernel.inputs, *kernel.outputs, _NOTHING)
     target = kernel.outputs[0] if kernel.outputs else source
-    position = _WEIGHT_POSITION.get(kernel.kind.rsplit(":", 1)[-1], 1)
-    weight = kernel.inputs[position] if n_macs and len(kernel.inputs) > position else None
-    group = int(kernel.attribute("group", 1))
-    window = kernel.attribute("kernel_shape", ()) or (
-        weight.shape[2:] if weight and len(weight.shape) > 2 else ()
-    )
+    weight = _weight(kernel)
+    n_groups = int(kernel.attribute("group", 1))
+    window = _window(kernel) if n_macs else kernel.attribute("kernel_shape", ())
     strides = kernel.attribute("strides", ()) or (1,)
-    axis = -1 if kernel.attribute("channels_last", 0) else 1
-    in_channels = source.shape[axis] if len(source.shape) > 1 else source.n_elements
-    out_channels = target.shape[axis] if len(target.shape) > 1 else target.n_elements
+    in_channels, out_channels = _channels(kernel, source), _channels(kernel, target)
     n_bytes = kernel.n_bytes
-    return [
+    is_blocked = n_macs and kernel.kind.startswith(_BLOCKED)
+    return (
         math.log1p(n_macs),
         math.log1p(sum(t.n_bytes for t in kernel.inputs) - (weight.n_bytes if weight else 0)),
         math.log1p(weight.n_bytes if weight else 0),
@@ -73,9 +167,15 @@ def _features(kernel: Kernel) -> list[float]:
         math.log1p(target.n_elements / max(1, out_channels)),
         math.log1p(math.prod(window)),
         float(strides[0]),
-        math.log1p(in_channels / max(1, group)),
-        float(group > 1 and group == in_channels),
+        math.log1p(in_channels / max(1, n_groups)),
+        float(n_groups > 1 and n_groups == in_channels),
         float(_ACTIVATIONS.get(kernel.activation, _OTHER_ACTIVATION)),
         float(len(kernel.inputs)),
         math.log1p(n_macs / max(1, n_bytes)),
-    ]
+        math.log1p(target.shape[-1] if target.shape else 1),
+        float(_misalignment(in_channels)),
+        float(_misalignment(out_channels)),
+        math.log(_padding(in_channels, BLOCK)) if is_blocked else 0.0,
+        math.log(_padding(out_channels, BLOCK)) if is_blocked else 0.0,
+        math.log(_padding(-(-out_channels // BLOCK) * BLOCK, SET)) if is_blocked else 0.0,
+    )

@@ -7,11 +7,18 @@ Reference:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+FloatArray = NDArray[np.float64]
+MIN_MS = 1e-12
+MAX_LOG_WIDTH = 20.0  # a factor of 5e8: beyond, an end is as good as none
 N_KNOTS, NEAR_SHARE = 7, 0.25
+N_FOLDS = 5
 
 
 def conformal_bounds(errors: ArrayLike, *, level: float) -> tuple[float, float]:
@@ -73,6 +80,66 @@ def local_scale(position: ArrayLike, errors: ArrayLike) -> NDArray[np.float64]:
     return np.stack([knots, (np.array(near) + overall) / 2])
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How far predictions were off on networks that the model did not see.
+
+    An error is scaled by what errors near that latency are, and by what the model itself expects:
+    intervals are narrow where it is sure and rests on much.
+
+    Attributes:
+        position: Logarithms of predicted latencies, rising, `(k,)`.
+        scale: Typical error near each, `(k,)`.
+        errors: Logarithms of measured over predicted in units of the scale, rising, `(n,)`.
+    """
+
+    position: FloatArray
+    scale: FloatArray
+    errors: FloatArray
+
+    @classmethod
+    def of(cls, predicted_ms: FloatArray, error: FloatArray, measured_ms: FloatArray) -> Self:
+        """From n networks: predictions, the errors that the model expected, and measurements."""
+        position, off = np.log(predicted_ms), np.log(measured_ms / predicted_ms)
+        knots, scale = local_scale(position, off)
+        unit = cls(knots, scale, np.zeros(1))._unit(position, error)
+        return cls(knots, scale, np.sort(off / unit))
+
+    def bounds(
+        self, predicted_ms: FloatArray, error: FloatArray, *, level: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper ends of the intervals of n predictions with these expected errors."""
+        unit = self._unit(np.log(np.maximum(predicted_ms, MIN_MS)), error)
+        low, high = conformal_bounds(self.errors, level=level)
+        return (
+            predicted_ms * np.exp(np.maximum(min(low, 0.0) * unit, -MAX_LOG_WIDTH)),
+            predicted_ms * np.exp(np.minimum(max(high, 0.0) * unit, MAX_LOG_WIDTH)),
+        )
+
+    def _unit(self, position: FloatArray, error: FloatArray) -> FloatArray:
+        return np.hypot(np.interp(position, self.position, self.scale), error)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name."""
+        return {"position": self.position, "scale": self.scale, "errors": self.errors}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild from `to_arrays`.
+
+        Raises:
+            KeyError, ValueError: The arrays do not belong together.
+        """
+        position, scale, errors = (
+            np.asarray(arrays[name], np.float64).reshape(-1)
+            for name in ("position", "scale", "errors")
+        )
+        rising = (np.diff(position) >= 0).all() and (np.diff(errors) >= 0).all()
+        if not (len(position) == len(scale) > 0 and len(errors) and rising and scale.min() > 0):
+            raise ValueError("the arrays do not describe intervals")
+        return cls(position, scale, errors)
+
+
 def min_examples(level: float) -> int:
     """Fewest held-out examples for which `conformal_bounds` needs no widening.
 
@@ -82,3 +149,10 @@ def min_examples(level: float) -> int:
     """
     tail = (1 - level) / 2
     return math.ceil(1 / tail - 1e-9) - 1
+
+
+def folds(n: int, *, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """Part n examples into `N_FOLDS`; for each fold, which examples it holds out, `(n,)`."""
+    fold = np.random.default_rng(seed).permutation(n) % N_FOLDS
+    for i in range(min(N_FOLDS, n)):
+        yield fold == i

@@ -1,199 +1,156 @@
-"""Latency of single kernels: measured ones are looked up, others follow physics, then learning.
+"""Latency of single kernels in place: physics of their group, a learned correction, how sure it is.
 
-latency = roofline(macs, bytes) of the kernel's kind · exp(trees(features)).
+latency = roofline(launch, macs, bytes) · exp(f(features)), f a Gaussian process of the group, both
+learned by `joint_fit.py`. Kernels that were measured alone are looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.errors import NotFittedError
-from predictors.features import EXTENT, FEATURES, kernel_features, work
-from predictors.trees import TreeEnsemble
+from predictors.evidence import Evidence
+from predictors.features import N_SCALED, SCALING, group, scaled_features, work
+from predictors.gaussian_process import Covariance, GroupProcess
+from predictors.joint_fit import (
+    ALONE_NOISE,
+    ANY_GROUP,
+    MAX_CORRECTION,
+    JointFit,
+    fit_jointly,
+)
+from predictors.network_correction import NetworkCorrection
+from predictors.rooflines import MIN_MS, N_TERMS, Rooflines
 from profilers.kernels import Kernel
+from profilers.measurement import NetworkMeasurement
 
 FloatArray = NDArray[np.float64]
 
-MIN_OF_A_KIND = 6  # fewer kernels of a kind share the roofline of all kinds
-EXTENT_MARGIN = 0.7  # natural log: up to twice outside of what was measured is still known
-N_TREES = 48
-MIN_FLOOR_MS = 1e-4
-N_FOLDS = 3
-# Of the measurements of a kernel: disturbances only ever add time.
-QUANTILE = 0.25
-PRIOR = 2
-# Log errors: of kernels measured outside of any network, after a correction by kind, and of
-# predictions outside of what was measured. Inside, the learner is often better than isolation.
-ISOLATED_ERROR, MIN_OUTSIDE_ERROR = 0.1, 0.5
-MIN_BOTH_WAYS = 3
-_ANY_KIND = ""
+KNOWN_ERROR = 0.2
+UNKNOWN_GROUP_ERROR = 1.0
+_ARRAYS = ("rooflines", "inducing", "mean", "root")
+OWN_STD = 0.05  # of a kernel beside those like it
 
 
 class KernelLatencyPredictor:
-    """Milliseconds of kernels on one target, and which of them it knows.
+    """Milliseconds of kernels in networks on one target, and which of them it knows.
 
-    A kernel is known if it was measured itself, or if its kind was measured and its size lies
-    within what was measured of that kind (up to a factor of two).
+    A kernel is known if its latency is expected to be off by no more than `KNOWN_ERROR`: because it
+    was measured alone, or because enough like it were measured.
 
     Attributes:
-        measured_ms_: Latency of every kernel seen in `fit`, by `Kernel.key`: the lower quartile of
-            its measurements, drawn a little towards what others say of it.
-        rooflines_: ms per launch, MAC and byte, `(3,)`, by kind; `""` holds for all others.
-        extents_: Smallest and largest `EXTENT` features of each kind, `(2, 4)`.
-        error_: Median absolute log error on kernels of kinds seen, sizes unseen (out of fold).
+        rooflines_: By group of kernels.
+        processes_: Corrections of the rooflines, by group.
+        alone_factor_: Log of what a kernel takes alone over what it takes in place, by group; `""`
+            holds for all others.
+        measured_: `Kernel.key` of what was measured, in networks or alone.
+        looked_up_: Milliseconds and expected relative error of kernels measured alone, by key.
     """
 
-    def __init__(self, *, seed: int = 0) -> None:
-        self.seed = seed
-        self.measured_ms_: dict[str, float] | None = None
-        self.rooflines_: dict[str, FloatArray] = {}
-        self.extents_: dict[str, FloatArray] = {}
-        self.trees_: TreeEnsemble | None = None
-        self.error_ = 0.0
+    def __init__(self, fit: JointFit, measured: Iterable[Kernel]) -> None:
+        self.rooflines_ = fit.rooflines
+        self.processes_ = fit.processes
+        self.alone_factor_ = fit.alone_factor
+        self.measured_ = frozenset(kernel.key for kernel in measured)
+        self.looked_up_: dict[str, tuple[float, float]] = {}
 
-    def fit(
-        self,
-        kernels: Sequence[Kernel],
-        latency_ms: FloatArray,
-        *,
-        isolated: Mapping[Kernel, float] | None = None,
-    ) -> Self:
-        """Learn from kernels of networks and their latencies, `(n,)`; one may occur several times.
+    @classmethod
+    def learn(
+        cls,
+        networks: Sequence[NetworkMeasurement],
+        alone_ms: Mapping[Kernel, float] | None = None,
+    ) -> tuple[Self, NetworkCorrection]:
+        """Learn from networks of one target, and from kernels measured outside of any network.
 
-        `isolated` holds the milliseconds of kernels measured outside of any network, as they were.
-        Those that no network has shown are looked up too: corrected by what isolation does to their
-        kind, and drawn towards the prediction as far as that is the surer of the two. Nothing is
-        learned from them about others.
+        What networks show of a kernel is more than what it takes alone, so only the others are
+        looked up.
+
+        Returns:
+            The predictor, and what a network takes beside the sum of its kernels.
         """
-        if len(kernels) != len(latency_ms) or not len(kernels):
-            raise ValueError(
-                f"as many latencies as kernels are needed, and at least one, got "
-                f"{len(kernels)} kernels, {len(latency_ms)} latencies"
-            )
-        samples: dict[str, list[float]] = {}
-        distinct: dict[str, Kernel] = {}
-        for kernel, ms in zip(kernels, latency_ms, strict=True):
-            samples.setdefault(kernel.key, []).append(max(float(ms), MIN_FLOOR_MS))
-            distinct[kernel.key] = kernel
-        unique = list(distinct.values())
-        y_ms = np.array([np.quantile(samples[k.key], QUANTILE) for k in unique])
-        kinds = np.array([kernel.kind for kernel in unique])
-        terms, x = work(unique), kernel_features(unique)
-        self.rooflines_ = {_ANY_KIND: _fit_roofline(terms, y_ms)}
-        self.extents_ = {}
-        for kind in np.unique(kinds):
-            of_kind = kinds == kind
-            if of_kind.sum() >= MIN_OF_A_KIND:
-                self.rooflines_[str(kind)] = _fit_roofline(terms[of_kind], y_ms[of_kind])
-            extent = x[np.ix_(of_kind, EXTENT)]
-            self.extents_[str(kind)] = np.stack([extent.min(axis=0), extent.max(axis=0)])
-        base_ms = self._roofline_ms(unique)
-        residual = np.log(y_ms / base_ms)
-        columns = self._with_kind(unique, x)
-        out_of_fold = self._out_of_fold(columns, residual)
-        self.error_ = float(np.median(np.abs(out_of_fold - residual)))
-        self.trees_ = TreeEnsemble.fit(
-            columns, residual, n_trees=N_TREES, min_leaf=2, seed=self.seed
-        )
-        # A kernel that was met once may have been met in a bad moment; what others say of it counts
-        # as much as `PRIOR` measurements.
-        n = np.array([len(samples[kernel.key]) for kernel in unique])
-        blended = (n * residual + PRIOR * out_of_fold) / (n + PRIOR)
-        self.measured_ms_ = dict(
-            zip((k.key for k in unique), (base_ms * np.exp(blended)).tolist(), strict=True)
-        )
-        self._look_up(_corrected(isolated or {}, dict(zip(unique, y_ms.tolist(), strict=True))))
-        return self
+        evidence = Evidence.of(networks, alone_ms)
+        fit, correction = fit_jointly(evidence)
+        in_place = evidence.has_in_place
+        shown = [k for k, seen in zip(evidence.kernels, in_place, strict=True) if seen]
+        seen_in_place = set(shown)
+        only_alone = {k: ms for k, ms in (alone_ms or {}).items() if k not in seen_in_place}
+        return cls(fit, shown).knowing(only_alone), correction
 
-    def _look_up(self, isolated_ms: Mapping[Kernel, float]) -> None:
-        """Know kernels that no network has shown: two estimates, each by its inverse variance."""
-        assert self.measured_ms_ is not None
-        kernels = list(isolated_ms)
-        predicted_ms, is_inside = self.predict(kernels)
-        outside = max(2 * self.error_, MIN_OUTSIDE_ERROR)
-        for kernel, ms, inside in zip(kernels, predicted_ms, is_inside, strict=True):
-            error = self.error_ if inside else outside
-            weight = error**2 / (error**2 + ISOLATED_ERROR**2)
-            self.measured_ms_[kernel.key] = float(
-                ms ** (1 - weight) * isolated_ms[kernel] ** weight
+    def knowing(self, alone_ms: Mapping[Kernel, float]) -> Self:
+        """The same predictor, which has also seen these kernels measured alone.
+
+        Two estimates, each by its inverse variance: what was predicted, and what was measured,
+        corrected by what measuring alone does to kernels of the group.
+        """
+        kernels = list(alone_ms)
+        predicted_ms, error = self._model(kernels)
+        other = type(self)(JointFit(self.rooflines_, self.processes_, self.alone_factor_), ())
+        other.measured_ = self.measured_ | {kernel.key for kernel in kernels}
+        other.looked_up_ = dict(self.looked_up_)
+        over_all = self.alone_factor_[ANY_GROUP]
+        for kernel, ms, std in zip(kernels, predicted_ms, error, strict=True):
+            prior = std**2 + OWN_STD**2
+            weight = prior / (prior + ALONE_NOISE**2)
+            factor = self.alone_factor_.get(group(kernel), over_all)
+            log_ms = np.log(max(alone_ms[kernel], MIN_MS)) - factor
+            other.looked_up_[kernel.key] = (
+                float(np.exp((1 - weight) * np.log(ms) + weight * log_ms)),
+                float(np.sqrt((1 - weight) * prior)),
             )
+        return other
 
     def predict(self, kernels: Sequence[Kernel]) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Latencies in ms `(n,)`, and which of the kernels are known `(n,)`."""
-        if self.measured_ms_ is None or self.trees_ is None:
-            raise NotFittedError("KernelLatencyPredictor.predict was called before fit")
+        ms, error = self.estimate(kernels)
+        return ms, error <= KNOWN_ERROR
+
+    def estimate(self, kernels: Sequence[Kernel]) -> tuple[FloatArray, FloatArray]:
+        """Latencies in ms `(n,)`, and their expected relative errors `(n,)`."""
+        distinct = {kernel.key: kernel for kernel in kernels}
+        ms, error = self._model(list(distinct.values()))
+        answers = dict(zip(distinct, zip(ms, error, strict=True), strict=True))
+        answers |= {key: self.looked_up_[key] for key in distinct.keys() & self.looked_up_.keys()}
+        found = np.array([answers[kernel.key] for kernel in kernels]).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+    def _model(self, kernels: Sequence[Kernel]) -> tuple[FloatArray, FloatArray]:
         if not kernels:
-            return np.zeros(0), np.zeros(0, dtype=bool)
-        distinct = list({kernel.key: kernel for kernel in kernels}.values())
-        x = kernel_features(distinct)
-        ms = self._roofline_ms(distinct) * np.exp(self.trees_.predict(self._with_kind(distinct, x)))
-        answers: dict[str, tuple[float, bool]] = {}
-        for i, kernel in enumerate(distinct):
-            measured = self.measured_ms_.get(kernel.key)
-            if measured is not None:
-                answers[kernel.key] = (measured, True)
-            else:
-                answers[kernel.key] = (float(ms[i]), self._is_inside(kernel, x[i, EXTENT]))
-        return (
-            np.array([answers[k.key][0] for k in kernels]),
-            np.array([answers[k.key][1] for k in kernels]),
-        )
-
-    def _is_inside(self, kernel: Kernel, extent: FloatArray) -> bool:
-        bounds = self.extents_.get(kernel.kind)
-        return bounds is not None and bool(
-            (extent >= bounds[0] - EXTENT_MARGIN).all()
-            and (extent <= bounds[1] + EXTENT_MARGIN).all()
-        )
-
-    def _roofline_ms(self, kernels: Sequence[Kernel]) -> FloatArray:
-        lines = [self.rooflines_.get(k.kind, self.rooflines_[_ANY_KIND]) for k in kernels]
-        ms = (work(kernels) * np.array(lines)).sum(axis=1)
-        return np.asarray(np.maximum(ms, MIN_FLOOR_MS), dtype=np.float64)
-
-    def _with_kind(self, kernels: Sequence[Kernel], x: FloatArray) -> FloatArray:
-        """The features, and the launch cost of the kind as a number that tells kinds apart."""
-        launch_ms = [self.rooflines_.get(k.kind, self.rooflines_[_ANY_KIND])[0] for k in kernels]
-        order = sorted(self.extents_)
-        kind = [order.index(k.kind) if k.kind in self.extents_ else -1 for k in kernels]
-        return np.column_stack([x, launch_ms, kind])
-
-    def _out_of_fold(self, x: FloatArray, residual: FloatArray) -> FloatArray:
-        """What trees that did not see a kernel say of it, `(n,)`; 0 where there are too few."""
-        n = len(x)
-        if n < 2 * MIN_OF_A_KIND:
-            return np.zeros(n)
-        fold = np.random.default_rng(self.seed).permutation(n) % N_FOLDS
-        found = np.zeros(n)
-        for i in range(N_FOLDS):
-            rest = fold != i
-            trees = TreeEnsemble.fit(
-                x[rest], residual[rest], n_trees=N_TREES // 2, min_leaf=2, seed=self.seed
-            )
-            found[~rest] = trees.predict(x[~rest])
-        return found
+            return np.zeros(0), np.zeros(0)
+        groups = np.array([group(kernel) for kernel in kernels])
+        x = scaled_features(kernels)
+        correction = np.zeros(len(kernels))
+        error = np.full(len(kernels), UNKNOWN_GROUP_ERROR)
+        for name in self.processes_.keys() & set(groups.tolist()):
+            here = groups == name
+            correction[here], error[here] = self.processes_[name].predict(x[here])
+        ms = self.rooflines_.latency_ms(work(kernels), groups)
+        return ms * np.exp(np.clip(correction, -MAX_CORRECTION, MAX_CORRECTION)), error
 
     def to_data(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The learned state as JSON-able data and named arrays."""
-        if self.measured_ms_ is None or self.trees_ is None:
-            raise NotFittedError("a predictor can only be saved after fit")
-        kinds, extents = list(self.rooflines_), list(self.extents_)
+        names = sorted(self.processes_)
+        parts = [self.processes_[name].to_arrays() for name in names]
         data = {
-            "measured_ms": self.measured_ms_,
-            "roofline_kinds": kinds,
-            "kinds": extents,
-            "error": self.error_,
-            "seed": self.seed,
-            "features": list(FEATURES),
+            "groups": names,
+            "n_inducing": [len(part["mean"]) for part in parts],
+            "run_ms": self.rooflines_.run_ms,
+            "alone_factor": self.alone_factor_,
+            "measured": sorted(self.measured_),
+            "looked_up": {key: list(value) for key, value in self.looked_up_.items()},
+            "features": SCALING,
+            "covariance": asdict(Covariance()),
         }
+        rooflines = [self.rooflines_.terms[name] for name in names]
         arrays = {
-            "rooflines": np.stack([self.rooflines_[kind] for kind in kinds]),
-            "extents": np.stack([self.extents_[kind] for kind in extents]),
-        } | {f"trees_{name}": array for name, array in self.trees_.to_arrays().items()}
+            "rooflines": np.stack([*rooflines, self.rooflines_.fallback]),
+            "inducing": np.concatenate([part["inducing"] for part in parts]),
+            "mean": np.concatenate([part["mean"] for part in parts]),
+            "root": np.concatenate([_packed(part["root"]) for part in parts]),
+        }
         return data, arrays
 
     @classmethod
@@ -203,54 +160,49 @@ class KernelLatencyPredictor:
         Raises:
             KeyError, TypeError, ValueError: The data was not written by `to_data`.
         """
-        if list(data["features"]) != list(FEATURES):
+        if data["features"] != SCALING or data["covariance"] != asdict(Covariance()):
             raise ValueError("it was fitted on other features")
-        predictor = cls(seed=int(data["seed"]))
-        predictor.measured_ms_ = {str(k): float(v) for k, v in data["measured_ms"].items()}
-        rooflines = np.asarray(arrays["rooflines"], np.float64).reshape(-1, 3)
-        extents = np.asarray(arrays["extents"], np.float64).reshape(-1, 2, len(EXTENT))
-        predictor.rooflines_ = dict(zip(data["roofline_kinds"], rooflines, strict=True))
-        predictor.extents_ = dict(zip(data["kinds"], extents, strict=True))
-        predictor.error_ = float(data["error"])
-        prefix = "trees_"
-        predictor.trees_ = TreeEnsemble.from_arrays(
-            {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        )
-        if _ANY_KIND not in predictor.rooflines_ or predictor.trees_.feature.max() >= (
-            len(FEATURES) + 2
-        ):
+        if not all(np.isfinite(arrays[name]).all() for name in _ARRAYS):
+            raise ValueError("its numbers are not finite")
+        names = [str(name) for name in data["groups"]]
+        lines = np.asarray(arrays["rooflines"], np.float64).reshape(len(names) + 1, N_TERMS)
+        if (lines < 0).any():
+            raise ValueError("its rooflines are negative")
+        counts = [int(n) for n in data["n_inducing"]]
+        if len(counts) != len(names) or min(counts, default=1) < 1:
             raise ValueError("its arrays do not belong together")
+        ends = np.cumsum(counts)[:-1]
+        roots = np.cumsum([n * (n + 1) // 2 for n in counts])[:-1]
+        processes = {}
+        for name, n, inducing, mean, root in zip(
+            names,
+            counts,
+            np.split(arrays["inducing"], ends),
+            np.split(arrays["mean"], ends),
+            np.split(arrays["root"], roots),
+            strict=True,
+        ):
+            part = {"inducing": inducing, "mean": mean, "root": _unpacked(root, n)}
+            processes[name] = GroupProcess.from_arrays(part, N_SCALED)
+        run_ms = float(data["run_ms"])
+        if not run_ms >= 0:
+            raise ValueError(f"a run costs at least nothing, not {run_ms} ms")
+        rooflines = Rooflines(dict(zip(names, lines, strict=False)), lines[-1], run_ms)
+        factors = {str(name): float(value) for name, value in data["alone_factor"].items()}
+        predictor = cls(JointFit(rooflines, processes, {ANY_GROUP: 0.0} | factors), ())
+        predictor.measured_ = frozenset(str(key) for key in data["measured"])
+        for key, (ms, error) in data["looked_up"].items():
+            if not (ms > 0 and error >= 0):
+                raise ValueError("a kernel takes longer than nothing")
+            predictor.looked_up_[str(key)] = (float(ms), float(error))
         return predictor
 
 
-def _corrected(
-    isolated: Mapping[Kernel, float], in_place_ms: Mapping[Kernel, float]
-) -> dict[Kernel, float]:
-    """The isolated kernels that no network has shown, in the milliseconds of networks."""
-    ratios: dict[str, list[float]] = {}
-    for kernel in isolated.keys() & in_place_ms.keys():
-        ratio = in_place_ms[kernel] / max(isolated[kernel], MIN_FLOOR_MS)
-        for kind in (kernel.kind, _ANY_KIND):
-            ratios.setdefault(kind, []).append(ratio)
-
-    def factor(kind: str) -> float:
-        for name in (kind, _ANY_KIND):
-            if len(ratios.get(name, ())) >= MIN_BOTH_WAYS:
-                return float(np.median(ratios[name]))
-        return 1.0
-
-    factors = {kind: factor(kind) for kind in {kernel.kind for kernel in isolated}}
-    return {
-        kernel: max(ms * factors[kernel.kind], MIN_FLOOR_MS)
-        for kernel, ms in isolated.items()
-        if kernel not in in_place_ms
-    }
+def _packed(root: NDArray[np.float32]) -> NDArray[np.float32]:
+    return root[np.tril_indices(len(root))]
 
 
-def _fit_roofline(terms: FloatArray, y_ms: FloatArray) -> FloatArray:
-    """ms per launch, MAC and byte, none negative, least squares of relative errors; `(3,)`."""
-    from sklearn.linear_model import LinearRegression
-
-    line = LinearRegression(positive=True, fit_intercept=False)
-    line.fit(terms / y_ms[:, None], np.ones(len(y_ms)))
-    return np.asarray(line.coef_, dtype=np.float64)
+def _unpacked(values: NDArray[Any], n: int) -> FloatArray:
+    root = np.zeros((n, n))
+    root[np.tril_indices(n)] = values
+    return root

@@ -1,28 +1,33 @@
-"""Latency of whole networks: kernels, an overhead per node and per run, and an interval."""
+"""Latency of whole networks: kernels, what the network is as a whole, and an interval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from predictors import network_correction
 from predictors.errors import NotFittedError, PredictorError, WrongTargetError
-from predictors.intervals import conformal_bounds, local_scale
-from predictors.kernel_latency import KernelLatencyPredictor
+from predictors.intervals import Calibration, min_examples
+from predictors.kernel_latency import KNOWN_ERROR, KernelLatencyPredictor
+from predictors.network_correction import NetworkCorrection
 from profilers.kernels import Kernel
-from profilers.measurement import KernelLatency, NetworkMeasurement
+from profilers.measurement import FAMILY_TAG, KernelLatency, NetworkMeasurement
 from profilers.targets import Target
 
 FloatArray = NDArray[np.float64]
 
 MIN_NETWORKS = 8
 N_FOLDS = 5
+N_OF_FAMILY = 30
 DEFAULT_LEVEL = 0.9
-RIDGE = 1e-4
-N_REWEIGHTINGS, MIN_RESIDUAL = 12, 0.01
+# Additive over kernels: ms, ms · expected error, ms of known ones, what the correction needs.
+N_TERMS = 3 + network_correction.N_FEATURES
+ANY_FAMILY = ""
+SURVEY_FAMILY = "survey"  # random networks of all kinds: no family of its own
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,19 @@ class LatencyPrediction:
 class NetworkLatencyPredictor:
     """End-to-end latency on one target, with an interval calibrated on held-out networks.
 
-    latency = a · (sum of kernels) + b · (number of kernels) + c, by least absolute relative
-    errors. `b` may be negative: the runtime's profile of a kernel contains its own clock.
+    latency = (run + sum of kernels) · exp(g), all learned together, see `joint_fit.py`.
 
     Attributes:
         target_: Where the measurements were made.
         kernels_: The predictor of single kernels.
-        coef_: `(a, b, c)`; b and c in ms.
-        scale_: `(2, k)`: by log of the predicted latency, how far predictions near it are off.
-        bounds_: Log of measured over predicted, in units of that scale: lower and upper bound.
+        correction_: g, of what the network is as a whole.
+        calibrations_: How far off predictions were, by family of the networks; `""` is for networks
+            of a family that was not measured, learned by leaving one family out at a time.
         held_out_: `(predicted_ms, measured_ms)` of the networks, each by a model that did not see
             it, `(2, n)`.
+        left_out_: Of the same networks, after `fit` alone: by what was left out (`network`,
+            `family`) the number of the part that each was in, what a model without that part
+            predicts in ms, and the relative error that it expects, `(3, n)`; part -1: none.
     """
 
     def __init__(self, *, level: float = DEFAULT_LEVEL, seed: int = 0) -> None:
@@ -65,31 +72,30 @@ class NetworkLatencyPredictor:
         self.seed = seed
         self.target_: Target | None = None
         self.kernels_: KernelLatencyPredictor | None = None
-        self.coef_ = np.array([1.0, 0.0, 0.0])
-        self.scale_ = np.array([[0.0], [1.0]])
-        self.bounds_ = (0.0, 0.0)
+        self.correction_ = NetworkCorrection.prior(np.ones((1, network_correction.N_FEATURES)))
+        self.calibrations_: dict[str, Calibration] = {}
         self.held_out_ = np.zeros((2, 0))
+        self.left_out_: dict[str, FloatArray] = {}
 
     def fit(
         self,
         measurements: Sequence[NetworkMeasurement],
         *,
         isolated: Mapping[Kernel, KernelLatency] | None = None,
+        on_progress: Callable[[int, int], object] = lambda done, total: None,
     ) -> Self:
         """Learn from the measurements of one target, at least `MIN_NETWORKS`.
 
-        `isolated` is what `MeasurementStore.isolated` says of that target: kernels that no network
-        has shown. They say nothing about networks, so intervals rest on `measurements` alone.
+        Args:
+            measurements: Networks; what family each is of is told by its tag `FAMILY_TAG`.
+            isolated: What `MeasurementStore.isolated` says of that target.
+            on_progress: Told how many of the fits are done: one of all, one for each fold and for
+                each family that is left out.
 
         Raises:
             PredictorError: There are too few, or they are of several targets.
         """
-        targets = {m.target.key: m.target for m in measurements}
-        if len(targets) != 1:
-            raise PredictorError(
-                f"measurements of exactly one target are needed, got "
-                f"{len(targets)}: {', '.join(sorted(targets)) or 'none'}"
-            )
+        self.target_ = _one_target(measurements)
         networks = list(measurements)
         steady = [m for m in networks if m.samples.warning is None]
         if _n_distinct(steady) >= max(MIN_NETWORKS, _n_distinct(networks) / 2):
@@ -99,61 +105,114 @@ class NetworkLatencyPredictor:
                 f"at least {MIN_NETWORKS} different measured networks are needed, got "
                 f"{_n_distinct(networks)}; measure more with `hwnas profile`"
             )
-        (self.target_,) = targets.values()
-        isolated_ms = {kernel: run.latency_ms for kernel, run in (isolated or {}).items()}
-        self.held_out_ = self._cross_predict(networks, isolated_ms)
-        predicted, measured = self.held_out_
-        errors = np.log(measured / predicted)
-        self.scale_ = local_scale(np.log(predicted), errors)
-        scaled = errors / np.interp(np.log(predicted), *self.scale_)
-        self.bounds_ = conformal_bounds(scaled, level=self.level)
-        self.kernels_ = self._fit_kernels(networks, isolated_ms)
-        self.coef_ = _fit_overhead(*self._sums(self.kernels_, networks), _measured_ms(networks))
+        if not any(m.kernels for m in networks):
+            raise PredictorError(
+                "none of the measured networks shows its kernels; measure with a runtime that does"
+            )
+        alone_ms = {kernel: run.latency_ms for kernel, run in (isolated or {}).items()}
+        families = np.array([m.tags.get(FAMILY_TAG, ANY_FAMILY) for m in networks])
+        folds, unseen = _folds(networks, self.seed), _left_out(families)
+        n_fits = 1 + int(folds.max()) + 1 + (int(unseen.max()) + 1)
+        done = 0
+
+        def fitted(part: NDArray[np.bool_]) -> NetworkLatencyPredictor:
+            nonlocal done
+            model = type(self)(level=self.level, seed=self.seed)
+            model._fit_once([m for m, used in zip(networks, part, strict=True) if used], alone_ms)
+            done += 1
+            on_progress(done, n_fits)
+            return model
+
+        measured = np.array([m.latency_ms for m in networks])
+        sums = _left_out_sums(networks, folds, fitted)
+        self.held_out_ = np.stack([sums[0], measured])
+        by_family = _left_out_sums(networks, unseen, fitted) if unseen.max() >= 0 else sums
+        by_family = np.where(unseen >= 0, by_family, sums)  # the survey is of no family
+        self.left_out_ = {
+            "network": np.vstack([folds, sums]),
+            "family": np.vstack([unseen, by_family]),
+        }
+        some = _evenly(families, measured)
+        self.calibrations_ = {ANY_FAMILY: Calibration.of(*by_family[:, some], measured[some])}
+        for family in set(families.tolist()) - {ANY_FAMILY, SURVEY_FAMILY}:
+            here = families == family
+            if here.sum() >= min_examples(self.level):
+                self.calibrations_[family] = Calibration.of(
+                    sums[0, here], sums[1, here], measured[here]
+                )
+        self._fit_once(networks, alone_ms)
+        on_progress(n_fits, n_fits)
         return self
 
-    def predict(self, networks: Sequence[Sequence[Kernel]]) -> LatencyPrediction:
-        """Latencies of n networks, each given by its kernels."""
-        if self.kernels_ is None:
-            raise NotFittedError("NetworkLatencyPredictor.predict was called before fit")
-        flat = [kernel for kernels in networks for kernel in kernels]
-        ms, known = self.kernels_.predict(flat)
-        n_kernels = np.array([len(kernels) for kernels in networks], dtype=np.int64)
-        n, owner = len(networks), np.repeat(np.arange(len(networks)), n_kernels)
-        return self.predict_sums(
-            np.bincount(owner, weights=ms, minlength=n),
-            n_kernels,
-            np.bincount(owner, weights=ms * known, minlength=n),
-        )
+    def _fit_once(
+        self, networks: Sequence[NetworkMeasurement], alone_ms: Mapping[Kernel, float]
+    ) -> None:
+        self.kernels_, self.correction_ = KernelLatencyPredictor.learn(networks, alone_ms)
 
-    def predict_sums(
-        self, kernel_sum_ms: ArrayLike, n_kernels: ArrayLike, known_ms: ArrayLike
+    def with_isolated(self, isolated: Mapping[Kernel, KernelLatency]) -> Self:
+        """The same predictor, which also knows these kernels, measured outside of any network."""
+        if self.kernels_ is None:
+            raise NotFittedError("with_isolated was called before fit")
+        other = type(self)(level=self.level, seed=self.seed)
+        other.__dict__.update(self.__dict__)
+        other.kernels_ = self.kernels_.knowing(
+            {kernel: run.latency_ms for kernel, run in isolated.items()}
+        )
+        return other
+
+    def predict(
+        self, networks: Sequence[Sequence[Kernel]], *, family: str = ANY_FAMILY
     ) -> LatencyPrediction:
-        """Latencies from the sums over kernels, `(n,)` each: all, their number, the known ones.
+        """Latencies of n networks, each given by its kernels.
+
+        Args:
+            networks: Kernels of each network.
+            family: What the networks are, as `FAMILY_TAG` says; intervals are narrower for a
+                family that was measured.
+        """
+        return self.predict_sums(self._sums(networks), family=family)
+
+    def _sums(self, networks: Sequence[Sequence[Kernel]]) -> FloatArray:
+        flat = [kernel for kernels in networks for kernel in kernels]
+        owner = np.repeat(np.arange(len(networks)), [len(kernels) for kernels in networks])
+        sums = np.zeros((len(networks), N_TERMS))
+        np.add.at(sums, owner, self.terms(flat))
+        return sums
+
+    def terms(self, kernels: Sequence[Kernel]) -> FloatArray:
+        """What each kernel adds to the sums of `predict_sums`, `(n, N_TERMS)`."""
+        if self.kernels_ is None:
+            raise NotFittedError("a predictor was asked before fit")
+        ms, error = self.kernels_.estimate(kernels)
+        known_ms = ms * (error <= KNOWN_ERROR)
+        return np.column_stack([ms, ms * error, known_ms, network_correction.kernel_terms(kernels)])
+
+    def predict_sums(self, sums: FloatArray, *, family: str = ANY_FAMILY) -> LatencyPrediction:
+        """Latencies from the sums of `terms` over the kernels of each network, `(n, N_TERMS)`.
 
         This is the whole network-level model: the inner loop of a search ends here.
         """
-        total = np.asarray(kernel_sum_ms, np.float64)
-        a, b, c = self.coef_
-        # The fit holds where it was made; far below, an overhead must not make time negative.
-        latency_ms = np.maximum(a * total + b * np.asarray(n_kernels) + c, 0.05 * total)
-        known_share = np.where(total > 0, np.asarray(known_ms) / np.maximum(total, 1e-12), 0.0)
-        # What is not known is off by the error of kernels of unseen sizes, at the very least.
-        error = self.kernels_.error_ if self.kernels_ else 0.0
-        extra = (1 - known_share) * 2 * max(error, 0.25)
-        scale = np.interp(np.log(np.maximum(latency_ms, 1e-12)), *self.scale_)
-        low, high = self.bounds_
-        return LatencyPrediction(
-            latency_ms,
-            latency_ms * np.exp(min(low, 0.0) * scale - extra),
-            latency_ms * np.exp(max(high, 0.0) * scale + extra),
-            known_share,
-        )
+        latency_ms, error = self._latency_and_error(sums)
+        calibration = self.calibrations_.get(family, self.calibrations_[ANY_FAMILY])
+        low_ms, high_ms = calibration.bounds(latency_ms, error, level=self.level)
+        known_share = sums[:, 2] / np.maximum(sums[:, 0], 1e-12)
+        return LatencyPrediction(latency_ms, low_ms, high_ms, known_share)
 
-    def interval_at(self, latency_ms: float) -> tuple[float, float]:
-        """Ends of the interval of a network of known kernels, as shares of its prediction."""
-        scale = float(np.interp(np.log(latency_ms), *self.scale_))
-        low, high = self.bounds_
-        return float(np.exp(min(low, 0.0) * scale)), float(np.exp(max(high, 0.0) * scale))
+    def _latency_and_error(self, sums: FloatArray) -> FloatArray:
+        """Latency in ms and expected relative error, as if kernels erred together; `(2, n)`."""
+        if self.kernels_ is None:
+            raise NotFittedError("a predictor was asked before fit")
+        total = sums[:, 0] + self.kernels_.rooflines_.run_ms
+        latency_ms = total * np.exp(self.correction_(sums[:, 3:]))
+        return np.stack([latency_ms, sums[:, 1] / np.maximum(total, 1e-12)])
+
+    def interval_at(self, latency_ms: float, *, family: str = ANY_FAMILY) -> tuple[float, float]:
+        """Ends of the interval of a network whose kernels are all known for sure, as shares."""
+        if self.kernels_ is None:
+            raise NotFittedError("interval_at was called before fit")
+        calibration = self.calibrations_.get(family, self.calibrations_[ANY_FAMILY])
+        low, high = calibration.bounds(np.array([latency_ms]), np.zeros(1), level=self.level)
+        return float(low[0] / latency_ms), float(high[0] / latency_ms)
 
     def check_target(self, target: Target) -> None:
         """Refuse to speak about another target.
@@ -170,59 +229,25 @@ class NetworkLatencyPredictor:
                 f"[{target.key}]. Fit one there: hwnas profile, hwnas fit"
             )
 
-    def _fit_kernels(
-        self, measurements: Sequence[NetworkMeasurement], isolated_ms: Mapping[Kernel, float]
-    ) -> KernelLatencyPredictor:
-        runs = [run for m in measurements for run in m.kernels]
-        return KernelLatencyPredictor(seed=self.seed).fit(
-            [run.kernel for run in runs],
-            np.array([run.latency_ms for run in runs]),
-            isolated=isolated_ms,
-        )
-
-    @staticmethod
-    def _sums(
-        kernels: KernelLatencyPredictor, networks: Sequence[NetworkMeasurement]
-    ) -> tuple[FloatArray, FloatArray]:
-        sums = [kernels.predict([run.kernel for run in m.kernels])[0].sum() for m in networks]
-        return np.array(sums), np.array([len(m.kernels) for m in networks], dtype=np.float64)
-
-    def _cross_predict(
-        self, networks: Sequence[NetworkMeasurement], isolated_ms: Mapping[Kernel, float]
-    ) -> FloatArray:
-        """Predict every network by a model fitted without any measurement of it, `(2, n)`."""
-        digests = sorted({m.digest for m in networks})
-        order = np.random.default_rng(self.seed).permutation(len(digests))
-        fold_of = {digests[i]: int(position) % N_FOLDS for position, i in enumerate(order)}
-        predicted, measured = [], []
-        for fold in range(N_FOLDS):
-            held_out = [m for m in networks if fold_of[m.digest] == fold]
-            if not held_out:
-                continue
-            rest = [m for m in networks if fold_of[m.digest] != fold]
-            kernels = self._fit_kernels(rest, isolated_ms)
-            coef = _fit_overhead(*self._sums(kernels, rest), _measured_ms(rest))
-            sums, n_kernels = self._sums(kernels, held_out)
-            predicted.append(
-                np.maximum(coef[0] * sums + coef[1] * n_kernels + coef[2], 0.05 * sums)
-            )
-            measured.append(_measured_ms(held_out))
-        return np.stack([np.concatenate(predicted), np.concatenate(measured)])
-
     def to_data(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The learned state as JSON-able data and named arrays."""
         if self.kernels_ is None or self.target_ is None:
             raise NotFittedError("a predictor can only be saved after fit")
         data, arrays = self.kernels_.to_data()
+        families = sorted(self.calibrations_)
+        parts = {"correction": self.correction_.to_arrays()} | {
+            f"calibration_{i}": self.calibrations_[family].to_arrays()
+            for i, family in enumerate(families)
+        }
         header = {
             "level": self.level,
             "seed": self.seed,
             "target": self.target_.to_dict(),
-            "coef": self.coef_.tolist(),
-            "bounds": list(self.bounds_),
+            "families": families,
             "kernels": data,
         }
-        return header, arrays | {"held_out": self.held_out_, "scale": self.scale_}
+        named = {f"{part}_{name}": a for part, of in parts.items() for name, a in of.items()}
+        return header, arrays | named | {"held_out": self.held_out_}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -231,38 +256,85 @@ class NetworkLatencyPredictor:
         Raises:
             KeyError, TypeError, ValueError: The data was not written by `to_data`.
         """
+
+        def part(name: str) -> dict[str, NDArray[Any]]:
+            prefix = f"{name}_"
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
         predictor = cls(level=float(data["level"]), seed=int(data["seed"]))
         predictor.target_ = Target.from_dict(data["target"])
-        predictor.coef_ = np.asarray(data["coef"], np.float64).reshape(3)
-        low, high = (float(bound) for bound in data["bounds"])
-        predictor.bounds_ = (low, high)
-        predictor.scale_ = np.asarray(arrays["scale"], np.float64).reshape(2, -1)
         predictor.held_out_ = np.asarray(arrays["held_out"], np.float64).reshape(2, -1)
+        predictor.correction_ = NetworkCorrection.from_arrays(part("correction"))
+        predictor.calibrations_ = {
+            str(family): Calibration.from_arrays(part(f"calibration_{i}"))
+            for i, family in enumerate(data["families"])
+        }
+        if ANY_FAMILY not in predictor.calibrations_:
+            raise ValueError("it has no intervals for networks of new families")
         predictor.kernels_ = KernelLatencyPredictor.from_data(data["kernels"], arrays)
         return predictor
+
+
+def _one_target(measurements: Sequence[NetworkMeasurement]) -> Target:
+    targets = {m.target.key: m.target for m in measurements}
+    if len(targets) != 1:
+        raise PredictorError(
+            f"measurements of exactly one target are needed, got "
+            f"{len(targets)}: {', '.join(sorted(targets)) or 'none'}"
+        )
+    return next(iter(targets.values()))
 
 
 def _n_distinct(networks: Sequence[NetworkMeasurement]) -> int:
     return len({m.digest for m in networks})
 
 
-def _measured_ms(networks: Sequence[NetworkMeasurement]) -> FloatArray:
-    return np.array([m.latency_ms for m in networks])
+def _folds(networks: Sequence[NetworkMeasurement], seed: int) -> NDArray[np.int64]:
+    """Fold of each network; all measurements of one network are in one."""
+    digests = sorted({m.digest for m in networks})
+    order = np.random.default_rng(seed).permutation(len(digests))
+    fold_of = {digests[at]: position % N_FOLDS for position, at in enumerate(order)}
+    return np.array([fold_of[m.digest] for m in networks])
 
 
-def _fit_overhead(sum_ms: FloatArray, n_kernels: FloatArray, measured_ms: FloatArray) -> FloatArray:
-    """`(a, b, c)`, drawn a little towards (1, 0, 0) so that few networks suffice.
+def _left_out(families: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Which family is left out for each network, -1 where none can be."""
+    n_others = {name: int((families != name).sum()) for name in set(families.tolist())}
+    names = sorted(
+        name for name, n in n_others.items() if n >= MIN_NETWORKS and name != SURVEY_FAMILY
+    )
+    return np.array([names.index(f) if f in names else -1 for f in families])
 
-    Least absolute relative errors, by reweighting: a network that was measured while the machine
-    was slow must not bend the line for the others.
+
+def _evenly(families: NDArray[np.str_], measured_ms: FloatArray) -> NDArray[np.int64]:
+    """At most `N_OF_FAMILY` networks of each family, from the fastest to the slowest.
+
+    A network of a new family is as likely to be like one family as like another, however many
+    networks of each were measured.
     """
-    x = np.column_stack([sum_ms, n_kernels, np.ones(len(sum_ms))]) / measured_ms[:, None]
-    prior = np.array([1.0, 0.0, 0.0])
-    scale = np.abs(x).mean(axis=0)
-    z, target = x / scale, 1.0 - x @ prior
-    weights = np.ones(len(z))
-    for _ in range(N_REWEIGHTINGS):
-        zw = z * weights[:, None]
-        step = np.linalg.solve(zw.T @ z + RIDGE * weights.sum() * np.eye(3), zw.T @ target)
-        weights = 1 / np.maximum(np.abs(target - z @ step), MIN_RESIDUAL)
-    return np.asarray(prior + step / scale, dtype=np.float64)
+    if len(set(families.tolist())) == 1:
+        return np.arange(len(families))
+    found = []
+    for family in sorted(set(families.tolist())):
+        here = np.flatnonzero(families == family)
+        here = here[np.argsort(measured_ms[here], kind="stable")]
+        at = np.linspace(0, len(here) - 1, min(len(here), N_OF_FAMILY)).round().astype(np.int64)
+        found.append(here[at])
+    return np.concatenate(found)
+
+
+def _left_out_sums(
+    networks: Sequence[NetworkMeasurement],
+    parts: NDArray[np.int64],
+    fitted: Callable[[NDArray[np.bool_]], NetworkLatencyPredictor],
+) -> FloatArray:
+    """Latency and expected error of each network by a model that saw no other of its part."""
+    found = np.ones((2, len(networks)))
+    for part in range(int(parts.max()) + 1):
+        here = np.flatnonzero(parts == part)
+        if not len(here):
+            continue
+        model = fitted(parts != part)
+        kernels = [[run.kernel for run in networks[i].kernels] for i in here.tolist()]
+        found[:, here] = model._latency_and_error(model._sums(kernels))
+    return found

@@ -15,6 +15,7 @@ UNUSUALNESS = (0.03, 0.3, 1.0, 3.0)
 NOISES = (0.003, 0.01, 0.03, 0.1)  # that a device may have, whatever others had
 NOISE_STEP = 0.5  # of log noise: the noises of the training devices, thinned out
 MAX_ROWS_FOR_PAIRS = 24  # for two outliers at once; their number grows with the square
+MAX_ROWS_FOR_OUTLIERS = 100  # so many outvote one that is off, and each would be an inverse
 NEGLIGIBLE = 1e-3
 LOWEST_SHARE = 0.05  # of what the mean device would say: a latency is never 0 or less
 
@@ -123,13 +124,13 @@ def condition(prior: Prior, rows: IntArray, latency_ms: FloatArray, wanted: IntA
 
 
 def _outlier_hypotheses(prior: Prior, n: int) -> tuple[FloatArray, FloatArray]:
-    """None, one or two of n measurements are outliers.
+    """None, one or two of n measurements are outliers, or none where there are many.
 
     Returns:
         What the variance of each is multiplied by, `(hypotheses, n)`, and the log of how likely
         each hypothesis is before measuring, `(hypotheses,)`.
     """
-    at_once = 2 if n <= MAX_ROWS_FOR_PAIRS else 1
+    at_once = 2 if n <= MAX_ROWS_FOR_PAIRS else 1 if n <= MAX_ROWS_FOR_OUTLIERS else 0
     hypotheses = [c for size in range(at_once + 1) for c in itertools.combinations(range(n), size)]
     factors = np.ones((len(hypotheses), n))
     for i, outliers in enumerate(hypotheses):

@@ -8,10 +8,12 @@ leaving out one training device after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from predictors.architectures import ArchitectureFeatures, FloatArray, IntArray
@@ -28,6 +30,7 @@ OUTLIER, MAX_OUTLIER = 4.0, 30.0  # in standard deviations of the noise
 TYPICAL_OUTLIERS = (1.0, 20.0)  # as if one in twenty had been seen before
 MIN_NOISE, LOWEST = 1e-4, 0.1
 JITTER = 1e-6
+MAX_CURVE, MAX_SIZE = 100.0, 1e3  # means are 1, or 0 on the scale of logarithms
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,52 @@ class Prior:
     def noise_shape(self, rows: IntArray | slice) -> FloatArray:
         """What the relative noise is multiplied by, at each row."""
         return _noise_shape(self.mean[rows], self.is_log)
+
+    def to_data(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """As plain data and arrays, without the features."""
+        data = {
+            "is_log": self.is_log,
+            "outlier_share": self.outlier_share,
+            "outlier_size": self.outlier_size,
+        }
+        return data, {"curves": self.curves, "parts": self.parts, "noise": self.noise}
+
+    @classmethod
+    def from_data(
+        cls,
+        features: ArchitectureFeatures,
+        data: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],
+    ) -> Prior:
+        """Rebuild from `to_data`.
+
+        Raises:
+            KeyError, TypeError, ValueError: It was not written by it.
+        """
+        curves, parts, noise = (
+            np.asarray(arrays[name], np.float64) for name in ("curves", "parts", "noise")
+        )
+        is_log, share, size = (
+            data["is_log"],
+            float(data["outlier_share"]),
+            float(data["outlier_size"]),
+        )
+        if not isinstance(is_log, bool) or not 0 < share < 1 or not 0 < size <= MAX_SIZE:
+            raise ValueError("its scale and its outliers are no prior's")
+        if curves.ndim != 2 or not len(curves) or curves.shape[1] != len(features):
+            raise ValueError("its curves are not those of its architectures")
+        if noise.shape != curves.shape[:1] or parts.shape != TYPICAL_PARTS.shape:
+            raise ValueError("its noise and its variances are not those of its curves")
+        lowest = -MAX_CURVE if is_log else 0.0
+        if (
+            not ((curves > lowest) & (curves < MAX_CURVE)).all()
+            or not ((noise > 0) & (noise < MAX_CURVE)).all()
+        ):
+            raise ValueError("its curves are no latencies")
+        low, high = np.exp(LOG_BOUNDS)
+        if not ((parts >= low / 2) & (parts <= high * 2)).all():
+            raise ValueError("its variances are outside of what is learned")
+        return cls(features, is_log, curves, parts, noise, share, size)
 
     def without(self, device: int) -> Prior:
         """The same, of the other training devices."""

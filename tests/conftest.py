@@ -1,6 +1,8 @@
 """A tiny space of real blocks, and a predictor for it that was fitted without timing anything."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -76,6 +78,43 @@ def made_up_measurement(model: OnnxModel, target: Target) -> NetworkMeasurement:
     zeros = np.zeros(16, np.int64)
     samples = LatencySamples(wall_ms, wall_ms, zeros, zeros, zeros, np.ones(16))
     return NetworkMeasurement(model.name, model.digest, target, samples, runs, 1000)
+
+
+class MadeUpProfiler:
+    """A profiler that asks the runtime for its kernels, and makes up what they take.
+
+    Attributes:
+        target: Where it would measure.
+        measured: Names of the models that it was asked to measure, by all of its kind.
+        limit: After so many models it is interrupted.
+    """
+
+    measured: ClassVar[list[str]] = []
+    limit: ClassVar[int | None] = None
+
+    def __init__(self, target, *, references_ms=()):
+        self.target = target
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def kernels(self, model):
+        return Profiler(self.target).kernels(model)
+
+    def profile(self, model, *, seconds=2.0, tags=None):
+        if self.limit is not None and len(self.measured) >= self.limit:
+            raise KeyboardInterrupt
+        self.measured.append(model.name)
+        return replace(made_up_measurement(model, self.target), tags=dict(tags or {}))
+
+
+@pytest.fixture
+def made_up_profiler() -> type[MadeUpProfiler]:
+    """A class of its own: what its profilers were asked starts empty."""
+    return type("_MadeUp", (MadeUpProfiler,), {"measured": [], "limit": None})
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,12 @@ def test_every_module_and_type_marker_is_in_it(wheel):
     assert not [name for name in names if "test" in Path(name).name]
 
 
+def test_the_predictors_that_ship_are_in_it(wheel):
+    shipped = {str(p.relative_to(ROOT)) for p in (ROOT / "predictors/pretrained").glob("*.npz")}
+    assert shipped
+    assert shipped <= set(wheel.namelist())
+
+
 def test_the_command_is_installed(wheel):
     (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "hwnas = hwnas.cli:main" in wheel.read(entry).decode()

@@ -113,7 +113,7 @@ MISTAKES = {
     "search --out slow --space tiny --predictor predictor.npz --latency-ms 1e-6":
         "no network of the space meets latency_ms <= 1e-06: the cheapest needs",
     "search --out none --space tiny --predictor predictor.npz --budget energy_mj<=1":
-        "energy_mj cannot be predicted",
+        "energy_mj",
     "export missing t000 --out x.onnx": "cannot read missing/config.toml",
     "evaluate stack.onnx": "images of 'digits' are batches of 1 channels",
     "evaluate text.onnx": "text.onnx is not a readable ONNX model",
@@ -285,6 +285,10 @@ IGNORED = {
     "profile space:tiny --html x.html": ("--html", "space:NAME"),
     "profile stack.onnx --export-kit kit --html x.html": ("--html", "--export-kit of a model"),
     "profile space:tiny --export-kit kit --minutes 3": ("--minutes", "--export-kit of space:NAME"),
+    "profile survey --data digits": ("--data", "survey"),
+    "profile survey --shape x=1,2": ("--shape", "survey"),
+    "profile survey --html x.html": ("--html", "survey"),
+    "profile survey --export-kit kit --minutes 3": ("--minutes", "--export-kit of survey"),
     "profile stack.onnx --import kit": ("MODEL", "--import"),
     "profile --import kit --threads 2": ("--threads", "--import"),
     "profile --import kit --export-kit other": ("--export-kit", "--import"),
@@ -320,6 +324,13 @@ class TestKits:
         assert [model["batch"] for model in kit["models"]] == [2, 2, 2]
         assert kit["seconds"] == 0.5
 
+    def test_a_survey_gives_its_first_networks(self, hwnas, folder):
+        code, _, err = hwnas("profile survey --export-kit survey-kit --networks 2 --batch 2")
+        kit = json.loads((folder / "survey-kit" / "kit.json").read_text())
+        assert code == 0, err
+        assert [model["batch"] for model in kit["models"]] == [2, 2]
+        assert [model["tags"] for model in kit["models"]] == [{"family": "survey"}] * 2
+
     def test_another_runtime_is_refused(self, hwnas, folder):
         code, _, err = hwnas("profile stack.onnx --export-kit other --target torch-cpu")
         assert code == 2
@@ -341,6 +352,21 @@ def test_a_space_is_profiled_and_a_predictor_is_fitted(hwnas, folder):
     code, _, err = hwnas("fit --measurements space.db --threads 2")
     assert code == 2
     assert "holds no measurement of" in err
+
+
+def test_random_networks_of_all_kinds_are_profiled(hwnas, folder):
+    options = "--networks 3 --seconds 0.1 --seed 4 --measurements survey.db"
+    code, out, err = hwnas(f"profile survey {options} --json")
+    answer = json.loads(out)
+    assert code == 0, err
+    assert (answer["n_networks"], answer["n_measured_now"], answer["n_failed"]) == (3, 3, 0)
+    assert 0 < answer["fastest_ms"] <= answer["median_ms"] <= answer["slowest_ms"]
+    code, out, err = hwnas(f"profile survey {options}")
+    assert code == 0, err
+    assert "3 known before" in out
+    assert "Next: hwnas fit --measurements survey.db" in out
+    with MeasurementStore(folder / "survey.db") as store:
+        assert [m.tags["family"] for m in store.networks()] == ["survey"] * 3
 
 
 def test_too_few_networks_are_one_message(hwnas, folder, make_tiny_space):

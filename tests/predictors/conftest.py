@@ -77,17 +77,25 @@ def target():
 
 @pytest.fixture(scope="session")
 def measure(target):
-    """Measurements of networks: latency = a · sum + b · n + c, with noise and outliers."""
+    """Measurements of networks: latency = a · sum + b · n + c, with noise and outliers.
 
-    def make(networks, *, a=1.0, b=0.001, c=0.02, noise=0.0, seed=0, outliers=(), **changes):
+    `ms_of` is the truth of a kernel; its profile reads it with `profiler_ms` on top.
+    """
+
+    def make(
+        networks, *, ms_of=true_ms, profiler_ms=0.0, a=1.0, b=0.001, c=0.02, noise=0.0, seed=0,
+        outliers=(), **changes,
+    ):  # fmt: skip
         rng = np.random.default_rng(seed)
         found = []
         for i, kernels in enumerate(networks):
             runs = tuple(
-                KernelLatency(f"k{j}", kernel, true_ms(kernel) * rng.lognormal(0, noise), 9)
+                KernelLatency(
+                    f"k{j}", kernel, ms_of(kernel) * rng.lognormal(0, noise) + profiler_ms, 9
+                )
                 for j, kernel in enumerate(kernels)
             )
-            ms = a * sum(true_ms(kernel) for kernel in kernels) + b * len(kernels) + c
+            ms = a * sum(ms_of(kernel) for kernel in kernels) + b * len(kernels) + c
             ms *= rng.lognormal(0, noise) * (3.0 if i in outliers else 1.0)
             wall_ms, zeros = np.full(10, ms), np.zeros(10, dtype=np.int64)
             samples = LatencySamples(wall_ms, wall_ms, zeros, zeros, zeros, np.ones(10))

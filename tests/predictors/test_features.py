@@ -1,11 +1,20 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictors.features import EXTENT, FEATURES, kernel_features, work
+from predictors.features import (
+    FEATURES,
+    N_SCALED,
+    group,
+    kernel_features,
+    scaled_features,
+    weight_bytes,
+    work,
+)
 from profilers.kernels import Kernel, Tensor, macs
 
 tensors = st.builds(
@@ -33,6 +42,10 @@ def test_every_kernel_has_finite_features(found):
     assert features.shape == (len(found), len(FEATURES))
     assert np.isfinite(features).all()
     assert work(found).shape == (len(found), 3)
+    scaled = scaled_features(found)
+    assert scaled.shape == (len(found), N_SCALED)
+    assert np.isfinite(scaled).all()
+    assert all(group(kernel).startswith(kernel.kind) for kernel in found)
 
 
 @pytest.mark.parametrize("rank", range(6))
@@ -59,6 +72,11 @@ def test_a_convolution_by_hand(make_conv):
         "is_depthwise": 0.0,
         "activation": 1.0,
         "n_inputs": 2.0,
+        "log_macs_per_byte": math.log1p(32 * 64 * 16 * 9 / kernel.n_bytes),
+        "log_out_width": math.log1p(8),
+        "log_in_padding": 0.0,  # only blocked layouts pad
+        "log_out_padding": 0.0,
+        "log_set_padding": 0.0,
     }
     for name, value in expected.items():
         assert column(kernel, name) == pytest.approx(value), name
@@ -83,5 +101,66 @@ def test_work_is_launch_macs_and_bytes(make_conv):
     assert work([kernel]).tolist() == [[1, 32 * 64 * 16, kernel.n_bytes]]
 
 
-def test_the_extent_is_made_of_sizes():
-    assert all(FEATURES[i].startswith("log_") for i in EXTENT)
+def test_blocked_convolutions_do_the_work_of_whole_blocks(make_conv):
+    plain = make_conv(20, 40, 8)
+    blocked = replace(plain, kind="com.microsoft.nchwc:Conv")
+    n_macs = 40 * 64 * 20
+    assert macs(blocked) == n_macs
+    assert work([plain])[0, 1] == n_macs
+    assert work([blocked])[0, 1] == pytest.approx(48 * 64 * 32)
+    for name, padding in (("in", 32 / 20), ("out", 48 / 40), ("set", 64 / 48)):
+        assert column(blocked, f"log_{name}_padding") == pytest.approx(math.log(padding)), name
+    assert group(blocked) == "com.microsoft.nchwc:Conv/pointwise"
+    image = replace(make_conv(3, 32, 8, kernel_size=3), kind="com.microsoft.nchwc:Conv")
+    assert group(image) == "com.microsoft.nchwc:Conv/thin"
+    assert work([image])[0, 1] == macs(image)
+
+
+def test_a_distance_of_one_is_much_and_the_last_column_is_the_activation(make_conv):
+    one, other = make_conv(16, 32, 8), make_conv(16, 32, 8, activation="HardSwish")
+    wider = make_conv(32, 32, 8)
+    scaled = scaled_features([one, other, wider])
+    assert (scaled[0, :-1] != scaled[1, :-1]).sum() == 1  # the activation, also as a rank
+    assert scaled[:, -1].tolist() == [1, 3, 1]
+    assert 0.1 < np.linalg.norm(scaled[2] - scaled[0]) < 1  # twice the channels are still alike
+
+
+def test_weights_are_what_is_multiplied_with(make_conv, make_elementwise):
+    assert weight_bytes(make_conv(16, 32, 8, kernel_size=3)) == 4 * 16 * 32 * 9
+    assert weight_bytes(make_elementwise(16, 8)) == 0
+    x, w, one = Tensor("uint8", (1, 16, 8, 8)), Tensor("int8", (32, 16, 3, 3)), Tensor("float", ())
+    y = Tensor("uint8", (1, 32, 8, 8))
+    zero = Tensor("uint8", ())
+    quantized = Kernel("QLinearConv", (), (x, one, zero, w, one, zero, one, zero), (y,))
+    assert weight_bytes(quantized) == 16 * 32 * 9
+    assert column(quantized, "log_weight_bytes") == math.log1p(16 * 32 * 9)
+    assert column(quantized, "log_kernel_area") == math.log1p(9)
+
+
+X, DEPTHWISE = Tensor("float", (1, 16, 8, 8)), Tensor("float", (16, 1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        (Kernel("Relu", (), (X,), (X,)), "Relu"),
+        (Kernel("Conv", (), (X, Tensor("float", (8, 16, 1, 1))), (X,)), "Conv/pointwise"),
+        (Kernel("Conv", (), (X, Tensor("float", (8, 16, 3, 3))), (X,)), "Conv/spatial"),
+        (Kernel("Conv", (("group", 16),), (X, DEPTHWISE), (X,)), "Conv/grouped"),
+        (
+            Kernel("a.domain:Conv", (("kernel_shape", (1, 3)),), (X, DEPTHWISE), (X,)),
+            "a.domain:Conv/spatial",
+        ),
+        (  # (group, out, in, h, w) says of itself that it is grouped
+            Kernel("GroupConvolution", (), (X, Tensor("float", (16, 1, 1, 3, 3))), (X,)),
+            "GroupConvolution/grouped",
+        ),
+        (
+            Kernel("QLinearConv", (), (X, X, X, Tensor("int8", (8, 16, 1, 1))), (X,)),
+            "QLinearConv/pointwise",
+        ),
+        (Kernel("Conv", (), (X,), (X,)), "Conv"),  # of no weights nothing is known
+    ],
+)
+def test_kernels_of_a_group_run_the_same_code(kernel, expected):
+    assert group(kernel) == expected

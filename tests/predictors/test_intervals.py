@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from predictors.intervals import conformal_bounds, min_examples
+from predictors.intervals import Calibration, conformal_bounds, local_scale, min_examples
 
 
 def test_bounds_are_order_statistics():
@@ -43,3 +43,80 @@ def test_coverage_of_new_errors_is_the_level(level):
 def test_no_errors_and_no_level_are_refused(errors, level):
     with pytest.raises(ValueError, match="at least one error and a level"):
         conformal_bounds(errors, level=level)
+
+
+def test_where_errors_are_large_the_scale_is():
+    x = np.arange(100.0)
+    position, scale = local_scale(x, np.where(x < 50, 0.01, -0.2))
+    assert (np.diff(position) > 0).all()
+    # Half of the scale is the mean of all, 0.105; half the mean of the nearest quarter.
+    assert scale[0] == pytest.approx((0.01 + 0.105) / 2)
+    assert scale[-1] == pytest.approx((0.2 + 0.105) / 2)
+
+
+class TestCalibration:
+    """Predictions that are off by 2 % below 1 ms and by 20 % above."""
+
+    N = 2000
+
+    @pytest.fixture
+    def networks(self):
+        """Predicted, expected error, measured; in ms."""
+        rng = np.random.default_rng(0)
+        predicted = rng.lognormal(0, 1, self.N)
+        error = rng.choice([0.0, 0.3], self.N)
+        std = np.hypot(np.where(predicted < 1, 0.02, 0.2), error)
+        return predicted, error, predicted * np.exp(rng.normal(0, std))
+
+    def test_it_covers_as_often_as_it_says(self, networks):
+        half = self.N // 2
+        calibration = Calibration.of(*(part[:half] for part in networks))
+        predicted, error, measured = (part[half:] for part in networks)
+        for level in (0.5, 0.8, 0.9):
+            low, high = calibration.bounds(predicted, error, level=level)
+            assert ((low <= measured) & (measured <= high)).mean() == pytest.approx(level, abs=0.04)
+
+    def test_it_is_narrow_where_errors_were_small_and_the_model_is_sure(self, networks):
+        calibration = Calibration.of(*networks)
+        asked = np.array([0.3, 0.3, 3.0, 3.0])
+        low, high = calibration.bounds(asked, np.array([0.0, 0.3, 0.0, 0.3]), level=0.9)
+        width = np.log(high / low)
+        assert 2 * width[0] < width[1]
+        assert width[0] < width[2] < width[3]
+
+    def test_a_prediction_lies_in_its_interval_even_if_all_were_too_low(self):
+        predicted = np.linspace(1, 2, 30)
+        calibration = Calibration.of(predicted, np.zeros(30), 1.2 * predicted)
+        low, high = calibration.bounds(predicted, np.zeros(30), level=0.9)
+        assert low.tolist() == predicted.tolist()
+        np.testing.assert_allclose(high, 1.2 * predicted)
+
+    def test_predictions_of_nothing_have_an_interval(self, networks):
+        low, high = Calibration.of(*networks).bounds(np.zeros(1), np.ones(1), level=0.9)
+        assert low.tolist() == high.tolist() == [0.0]
+
+    def test_plain_data_gives_the_same_intervals_back(self, networks):
+        calibration = Calibration.of(*networks)
+        again = Calibration.from_arrays(calibration.to_arrays())
+        for one, other in zip(
+            calibration.bounds(*networks[:2], level=0.9),
+            again.bounds(*networks[:2], level=0.9),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other)
+
+    def test_damaged_data_is_refused(self, networks):
+        arrays = Calibration.of(*networks).to_arrays()
+        for damage in (
+            {"errors": arrays["errors"][:0]},
+            {"errors": arrays["errors"][::-1]},
+            {"errors": arrays["errors"] * np.nan},
+            {"position": arrays["position"][::-1]},
+            {"position": arrays["position"][1:]},
+            {"scale": arrays["scale"] * 0},
+            {"scale": arrays["scale"] * np.nan},
+        ):
+            with pytest.raises(ValueError, match="do not describe intervals"):
+                Calibration.from_arrays(arrays | damage)
+        with pytest.raises(KeyError):
+            Calibration.from_arrays({"scale": arrays["scale"]})

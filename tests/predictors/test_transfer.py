@@ -1,10 +1,16 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from predictors.architectures import ArchitectureFeatures
-from predictors.errors import NotFittedError, PredictorError
+from predictors.errors import NotFittedError, PredictorError, PredictorFileError
+from predictors.files import describe_predictor, load_predictor, save_predictor
 from predictors.smoothing import smooth
+from predictors.summary import TrainingSummary
 from predictors.transfer import DeviceSample, TransferPredictor
 
 N_ROWS, N_COLUMNS, N_OPTIONS, NOISE = 400, 6, 4, 0.01
@@ -221,3 +227,135 @@ def test_mistakes_in_training_get_one_clear_message(table):
 def test_no_more_rows_are_chosen_than_there_are(predictor, n):
     with pytest.raises(PredictorError, match="between 1 and 400 rows"):
         predictor.choose(n)
+
+
+def test_exact_latencies_are_taken_as_they_are(table):
+    features, latency = table
+    order = np.random.default_rng(0).permutation(N_ROWS)
+    device = DeviceSample("simulator", order, latency[0][order], is_exact=True)
+    predictor = TransferPredictor(features).fit([device])
+    expected = latency[0] / latency[0].mean()
+    np.testing.assert_allclose(predictor.predict_unmeasured(), expected, rtol=1e-9)
+    with pytest.raises(PredictorError, match="exact latencies are needed of all 400"):
+        TransferPredictor(features).fit(
+            [DeviceSample("simulator", ROWS, latency[0][ROWS], is_exact=True)]
+        )
+
+
+def test_a_scale_can_be_asked_for(table):
+    features, latency = table
+    for scale in ("latency", "log latency"):
+        predictor = TransferPredictor(features, scale=scale).fit(samples_of(latency[:3], ROWS))
+        assert predictor.scale_ == scale
+    with pytest.raises(ValueError, match="scale must be one of"):
+        TransferPredictor(features, scale="square")
+
+
+def test_many_measurements_are_used_in_reasonable_memory(table, predictor):
+    rows = np.arange(150)
+    answer = predictor.predict(rows, table[1][-1][rows])
+    left = rest(rows)
+    assert np.abs(answer.latency_ms[left] / table[1][-1][left] - 1).mean() < 0.02
+
+
+@pytest.fixture(scope="module")
+def adapted(table, predictor):
+    again = TransferPredictor.from_data(*predictor.to_data())
+    rows = again.choose(6)
+    return again.adapt(rows, table[1][-1][rows])
+
+
+class TestFiles:
+    @pytest.fixture
+    def path(self, tmp_path):
+        return tmp_path / "transfer.npz"
+
+    def test_a_file_gives_the_same_answers_bit_for_bit(self, path, table, adapted):
+        save_predictor(adapted, path)
+        again = load_predictor(path, TransferPredictor)
+        for one, other in (
+            (adapted.predict_adapted(), again.predict_adapted()),
+            (adapted.predict([1, 5], [3.0, 4.0]), again.predict([1, 5], [3.0, 4.0])),
+        ):
+            for name in one.__dataclass_fields__:
+                np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_array_equal(adapted.choose(9), again.choose(9))
+        assert again.scale_ == adapted.scale_
+        assert again.held_out_error_ == adapted.held_out_error_
+
+    def test_the_summary_names_the_devices_and_how_well_they_predicted_each_other(
+        self, path, adapted
+    ):
+        save_predictor(adapted, path)
+        summary = describe_predictor(path)
+        assert summary.kind == "transfer"
+        assert summary.target is None
+        assert summary.training.devices == tuple(f"device {i}" for i in range(5))
+        assert summary.training.n_networks == len(ROWS)
+        # Five devices; of the hundred rows of each, ten were measured.
+        assert summary.training.held_out.n == 5 * (len(ROWS) - 10)
+        assert 0 < summary.training.held_out.mape < 0.1
+
+    def test_before_adapt_there_is_no_new_device(self, path, predictor):
+        save_predictor(predictor, path)
+        again = load_predictor(path, TransferPredictor)
+        assert again.measured_ is None
+        with pytest.raises(NotFittedError, match="no new device was measured"):
+            again.predict_adapted()
+
+    @settings(
+        max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(data=st.data())
+    def test_whatever_stands_in_its_data_it_is_refused_or_answers_in_finite_numbers(
+        self, path, adapted, data
+    ):
+        described, arrays = adapted.to_data()
+        described, arrays = json.loads(json.dumps(described)), dict(arrays)
+        if data.draw(st.booleans()):
+            name = data.draw(st.sampled_from(sorted(arrays)))
+            array = arrays[name].copy()
+            at = data.draw(st.integers(0, array.size - 1))
+            numbers = [0, 1, 2, 255]
+            if array.dtype.kind == "f":
+                numbers += [-1.0, 1e-300, 1e17, -1e17]
+            array.flat[at] = data.draw(st.sampled_from(numbers))
+            changes = [array, array[:-1], array[None], array.astype(np.float32)]
+            arrays[name] = data.draw(st.sampled_from(changes))
+        else:
+            name = data.draw(st.sampled_from(sorted(described)))
+            described[name] = data.draw(
+                st.none() | st.booleans() | st.integers() | st.floats(-1e18, 1e18) | st.text()
+                | st.just([]) | st.just({})
+            )  # fmt: skip
+        altered = _Data(described, arrays, level=adapted.level)
+        save_altered(altered, path)
+        try:
+            again = load_predictor(path, TransferPredictor)
+        except PredictorFileError:
+            return
+        answers = [again.predict([1, 5, 9], [3.0, 4.0, 5.0])]
+        if again.measured_ is not None:
+            answers.append(again.predict_adapted())
+        for answer in answers:
+            for name in answer.__dataclass_fields__:
+                assert np.isfinite(getattr(answer, name)).all(), name
+
+
+class _Data(TransferPredictor):
+    """Saves what it is told to."""
+
+    def __init__(self, described, arrays, *, level):
+        self.described, self.arrays, self.level = described, arrays, level
+
+    def to_data(self):
+        return self.described, self.arrays
+
+    def training_summary(self):
+        return TrainingSummary(level=self.level)
+
+
+def save_altered(altered, path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("predictors.files._kind_of", lambda _: "transfer")
+        save_predictor(altered, path)
