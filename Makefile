@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 SEED ?= 0
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow lint pretrained clean
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -36,6 +36,9 @@ lint: .venv/installed-test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+pretrained: .venv/installed  ## fit the predictors that ship on the tables in data/
+	$(BIN)/python -m predictors.pretrained $(wildcard data/*/)
 
 clean:  ## remove the environment and the caches, keep runs/
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -51,20 +51,29 @@ class LatencyTable:
     Attributes:
         features: What the choices say.
         given: `macs` and `params`, as far as the table has them, `(n,)` each.
-        latency_ms: By device, without `_ms`, `(n,)` each, all > 0.
+        latency_ms: By device, without `_ms`, `(n,)` each, all > 0, or NaN where that is allowed.
+        choices: By column, the options as text, n each.
     """
 
     features: ArchitectureFeatures
     given: dict[str, FloatArray]
     latency_ms: dict[str, FloatArray]
+    choices: dict[str, list[str]]
 
 
-def read_latency_table(path: Path, devices: Iterable[str]) -> LatencyTable:
-    """Read what is needed of those devices, named with or without `_ms`.
+def read_latency_table(
+    path: Path, devices: Iterable[str], *, may_miss: bool = False
+) -> LatencyTable:
+    """Read what is needed of those devices.
+
+    Args:
+        path: Parquet file.
+        devices: Their names, without `_ms`.
+        may_miss: Rows may be empty, which were not measured: they are NaN.
 
     Raises:
         DataError: The file cannot be read, has no column of choices or not that device, or a
-            latency is missing or not positive.
+            latency is not positive, or missing where none may be.
     """
     try:
         frame = pd.read_parquet(path)
@@ -84,21 +93,25 @@ def read_latency_table(path: Path, devices: Iterable[str]) -> LatencyTable:
     for device in devices:
         if device not in known:
             raise DataError(unknown_name("device", device, known))
-        latency_ms[device] = _positive(frame[device + LATENCY_SUFFIX], device)
+        latency_ms[device] = _positive(frame[device + LATENCY_SUFFIX], device, may_miss)
     given = {name: frame[name].to_numpy(np.float64) for name in GIVEN if name in names}
     features = ArchitectureFeatures.from_columns({name: frame[name] for name in choices}, given)
-    return LatencyTable(features, given, latency_ms)
+    described = {name: [str(option) for option in frame[name]] for name in choices}
+    return LatencyTable(features, given, latency_ms, described)
 
 
-def _positive(column: pd.Series[Any], device: str) -> FloatArray:
+def _positive(column: pd.Series[Any], device: str, may_miss: bool) -> FloatArray:
     if not pd.api.types.is_numeric_dtype(column):
         raise DataError(f"{device}{LATENCY_SUFFIX} holds {column.dtype}, numbers are needed")
     values = column.to_numpy(np.float64, na_value=np.nan)
     wrong = ~(np.isfinite(values) & (values > 0))
+    if may_miss:
+        wrong &= ~np.isnan(values)
     if wrong.any():
         raise DataError(
-            f"{device}{LATENCY_SUFFIX} has {wrong.sum()} of {len(values)} rows that are missing "
-            "or not > 0. Remove those rows, or leave the device out."
+            f"{device}{LATENCY_SUFFIX} has {wrong.sum()} of {len(values)} rows that are "
+            f"{'' if may_miss else 'missing or '}not > 0. Remove those rows, or leave the device "
+            "out."
         )
     return values
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from hwnas.cli import bench, device, predict, profile, search, tables
+from hwnas.cli import bench, device, fit, predict, predictor_info, profile, search, tables, transfer
 from hwnas.errors import HwnasError, PredictorError, ProfilerError
 
 __all__ = ["app", "main"]
@@ -34,8 +34,10 @@ app = typer.Typer(
 app.command("device")(device.device)
 app.command("profile")(profile.profile)
 app.command("table")(tables.table)
-app.command("fit")(predict.fit)
+app.command("fit")(fit.fit)
 app.command("predict")(predict.predict)
+app.command("predictor")(predictor_info.predictor)
+app.command("transfer")(transfer.transfer)
 app.command("search")(search.search)
 app.command("export")(search.export)
 app.command("evaluate")(search.evaluate)
