@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwnas.cli import bench_transfer
+from hwnas.cli import bench_predictor, bench_transfer
 from hwnas.cli.output import (
     DEFAULT_MEASUREMENTS,
     AsJson,
@@ -126,3 +126,4 @@ def profiler(
 
 
 app.command("transfer")(bench_transfer.transfer)
+app.command("predictor")(bench_predictor.predictor)
