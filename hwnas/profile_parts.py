@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hwnas.report_data import number
+from hwnas.number_text import number
 from profilers.kernels import Kernel, macs
 from profilers.measurement import NetworkMeasurement
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,6 +94,11 @@ def write_text(path: Path, text: str) -> None:
 def print_json(value: object) -> None:
     """Print plain data on stdout."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    """Fields of a dataclass by name; NaN becomes None, which JSON has."""
+    return {k: None if v != v else v for k, v in asdict(value).items()}
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

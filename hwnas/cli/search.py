@@ -23,6 +23,7 @@ from hwnas.cli.output import (
     parse_shapes,
     print_json,
     print_table,
+    vars_of,
 )
 
 
@@ -117,8 +118,6 @@ def search(
         progress=ConsoleProgress(),
     )
     if as_json:
-        from hwnas.cli.predict import vars_of
-
         print_json({
             "run": str(out),
             "is_complete": result.is_complete,
@@ -193,7 +192,6 @@ def evaluate(
 
     Example: [bold]hwnas evaluate runs/demo/front/t017.onnx --data digits --json[/bold]
     """
-    from hwnas.cli.predict import vars_of
     from hwnas.data import load_data
     from hwnas.evaluation import evaluate_onnx
 

@@ -1,0 +1,109 @@
+"""Networks that were left out: their groups, what baselines say, and their intervals."""
+
+import numpy as np
+import pytest
+
+from hwnas.fit_page import error_figure, fit_page, prediction_figure, share_figure
+from hwnas.held_out import BASELINES, OURS, hold_out, undisturbed
+from predictors.network_latency import NetworkLatencyPredictor
+from profilers.kernels import Kernel, Tensor
+from profilers.measurement import FAMILY_TAG, KernelLatency, NetworkMeasurement
+from profilers.targets import Target
+from profilers.timing import LatencySamples
+
+TARGET = Target("onnxruntime-cpu", "1.0", "fp32", 1, 1, "0123456789ab", "Toy CPU (2 cores)")
+
+
+def conv(channels, size):
+    x, w = Tensor("float", (1, channels, size, size)), Tensor("float", (channels, channels, 1, 1))
+    return Kernel("Conv", (("group", 1),), (x, w), (x,))
+
+
+def measurement(number, family):
+    """A few convolutions, each of 1 µs and 0.02 ns a MAC, and 10 µs beside them."""
+    rng = np.random.default_rng([number, *family.encode()])
+    kernels = [conv(int(rng.choice([8, 16, 32, 64])), int(rng.choice([4, 8, 16])))
+               for _ in range(rng.integers(3, 12))]  # fmt: skip
+    runs = tuple(
+        KernelLatency(f"k{i}", k, 1e-3 + 2e-8 * k.outputs[0].n_elements * k.inputs[1].shape[0], 9)
+        for i, k in enumerate(kernels)
+    )
+    wall_ms, zeros = np.full(16, 0.01 + sum(run.latency_ms for run in runs)), np.zeros(16, np.int64)
+    samples = LatencySamples(wall_ms, wall_ms, zeros, zeros, zeros, np.ones(16))
+    name = f"{family or 'net'}-{number}"
+    tags = {FAMILY_TAG: family} if family else {}
+    return NetworkMeasurement(name, name, TARGET, samples, runs, None, tags=tags)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return [measurement(i, family) for family in ("a", "b", "c & d") for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def fitted(measured):
+    return NetworkLatencyPredictor().fit(measured)
+
+
+def test_every_network_is_predicted_once_in_its_own_order(fitted, measured):
+    found = hold_out(fitted, measured, "network")
+    assert found.networks == tuple(measured)
+    assert len(set(found.groups)) == 5
+    np.testing.assert_allclose(found.latency_ms, fitted.held_out_[0])
+    assert (found.low_ms <= found.latency_ms).all() and (found.latency_ms <= found.high_ms).all()
+    ours = found.accuracies()[OURS]
+    assert ours.n == 36 and ours.spearman > 0.9
+    assert set(found.accuracies()) == {OURS, *BASELINES}
+    assert ours.mape < found.accuracies()["median of all"].mape
+
+
+def test_a_baseline_does_not_see_the_group_that_it_is_asked_about(fitted, measured):
+    found = hold_out(fitted, measured, "family")
+    assert found.groups == tuple(m.tags[FAMILY_TAG] for m in measured)
+    rest_ms = [m.latency_ms for m in measured if m.tags[FAMILY_TAG] != "b"]
+    of_b = found.of_group("b")
+    np.testing.assert_allclose(of_b.baselines_ms["median of all"], np.median(rest_ms))
+    assert [m.tags[FAMILY_TAG] for m in of_b.networks] == ["b"] * 12
+    assert of_b.half_width.shape == of_b.covered.shape == (12,)
+
+
+def test_an_interval_rests_on_the_errors_of_other_groups(fitted, measured):
+    """Whatever the latency of family a is measured to be, its intervals stay."""
+    before = hold_out(fitted, measured, "family").of_group("a")
+    slower = [measurement(i, "a") for i in range(12)]
+    for m in slower:
+        m.samples.wall_ms[:] *= 3
+    after = hold_out(fitted, [*slower, *measured[12:]], "family").of_group("a")
+    np.testing.assert_allclose(after.low_ms, before.low_ms)
+    np.testing.assert_allclose(after.high_ms, before.high_ms)
+    assert after.covered.sum() < before.covered.sum()
+
+
+def test_one_family_alone_cannot_be_left_out():
+    measured = [measurement(i, "") for i in range(12)]
+    fitted = NetworkLatencyPredictor().fit(measured)
+    assert hold_out(fitted, measured, "family") is None
+    assert len(hold_out(fitted, measured, "network").networks) == 12
+
+
+def test_disturbed_measurements_do_not_judge_a_prediction(measured):
+    busy = measurement(99, "a")
+    busy.samples.switches[:] = 1  # every run lost its core
+    assert busy.samples.warning is not None
+    assert undisturbed([*measured, busy]) == measured
+    assert undisturbed([busy]) == [busy]
+
+
+def test_the_page_shows_every_network_and_escapes_their_names(fitted, measured):
+    found = hold_out(fitted, measured, "family")
+    html = fit_page(TARGET, 0.9, [("one family", found)])
+    assert html == fit_page(TARGET, 0.9, [("one family", found)])
+    assert "c &amp; d" in html and "c & d" not in html.partition("</style>")[0]
+    for figure in (prediction_figure(found), error_figure(found), share_figure(found)):
+        markers = [t for t in figure.data if t.mode == "markers"]
+        assert sum(len(t.x) for t in markers) == 36
+    errors = {round(float(y), 6) for t in error_figure(found).data if t.mode == "markers"
+              for y in t.y}  # fmt: skip
+    expected = 100 * (found.latency_ms / found.measured_ms - 1)
+    assert errors == {round(float(e), 6) for e in expected}
+    assert "src=" not in html.partition("</style>")[0]  # nothing is fetched
