@@ -44,7 +44,9 @@ ALONE_NOISE = 0.1
 MIN_BOTH_WAYS = 3
 # Of the kernels: the small ones show what a profile adds to all, the large ones how exact it is.
 SMALL_SHARE, LARGE_SHARE = 0.5, 0.3
-READABLE = 3  # in units of the noise of the overhead: smaller kernels say nothing in place
+# In units of the noise of the overhead. Smaller kernels say nothing in place, nor do those that
+# take less than what the profile adds to them: that differs between kinds.
+READABLE = 3
 MAX_CORRECTION = 2.0
 RUN_STD, MAX_RUN = 0.5, 4.0  # of the logarithm of what a run costs beside its kernels
 MIN_RUN_SHARE = 0.02  # of the fastest network

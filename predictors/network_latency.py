@@ -133,7 +133,9 @@ class NetworkLatencyPredictor:
             "family": np.vstack([unseen, by_family]),
         }
         some = _evenly(families, measured)
-        self.calibrations_ = {ANY_FAMILY: Calibration.of(*by_family[:, some], measured[some])}
+        self.calibrations_ = {
+            ANY_FAMILY: Calibration.of(by_family[0, some], by_family[1, some], measured[some])
+        }
         for family in set(families.tolist()) - {ANY_FAMILY, SURVEY_FAMILY}:
             here = families == family
             if here.sum() >= min_examples(self.level):

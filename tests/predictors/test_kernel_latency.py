@@ -31,7 +31,7 @@ def shown(measured):
 def test_kernels_of_the_networks_are_known(fitted, shown, kernel_ms):
     ms, known = fitted.predict(shown)
     error = np.abs(ms / [kernel_ms(k) for k in shown] - 1)
-    assert np.median(error) < 0.01
+    assert np.median(error) < 0.015
     assert error.max() < 0.05
     assert known.all()
     assert fitted.measured_ == {kernel.key for kernel in shown}

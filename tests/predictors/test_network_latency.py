@@ -23,7 +23,7 @@ def test_the_overhead_is_found(random_networks, measure, a, b, c):
     networks = random_networks(40)
     predictor = NetworkLatencyPredictor().fit(measure(networks, a=a, b=b, c=c))
     truth = [m.latency_ms for m in measure(networks, a=a, b=b, c=c)]
-    assert accuracy(predictor.predict(networks).latency_ms, truth).mape < 0.005
+    assert accuracy(predictor.predict(networks).latency_ms, truth).mape < 0.006
 
 
 def test_the_profilers_own_time_is_not_predicted(random_networks, measure):
