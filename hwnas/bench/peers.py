@@ -6,6 +6,8 @@ tried on two pairs of columns of one table, so that a peer is not beaten for its
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,10 +18,9 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
 from hwnas.bench.tables import SearchTable
-from hwnas.errors import ConfigError
 from hwnas.spaces.base import Genotype
 
-__all__ = ["PEERS", "Meter", "Spent", "version"]
+__all__ = ["PEERS", "Meter", "Spent", "missing", "version"]
 
 POPULATION_SIZE = 20
 PROPOSALS_PER_EVALUATION = 50  # a peer that proposes known or missing ones only has to end
@@ -73,20 +74,15 @@ class Meter:
 
 
 def _pymoo_nsga2(meter: Meter, seed: int) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from pymoo.algorithms.moo.nsga2 import NSGA2
-            from pymoo.core.problem import Problem
-            from pymoo.core.variable import Integer
-            from pymoo.operators.crossover.ux import UniformCrossover
-            from pymoo.operators.mutation.rm import ChoiceRandomMutation
-            from pymoo.operators.sampling.rnd import IntegerRandomSampling
-    except ImportError as error:
-        raise ConfigError(
-            f"the strategy pymoo-nsga2 needs pymoo, which is no part of hwnas: pip install pymoo "
-            f"({error})"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pymoo.algorithms.moo.nsga2 import NSGA2
+        from pymoo.core.problem import Problem
+        from pymoo.core.variable import Integer
+        from pymoo.operators.crossover.ux import UniformCrossover
+        from pymoo.operators.mutation.rm import ChoiceRandomMutation
+        from pymoo.operators.sampling.rnd import IntegerRandomSampling
+
     sizes = np.array(meter.table.space.n_options)
     problem = Problem(
         n_var=len(sizes), n_obj=2, n_ieq_constr=1, xl=np.zeros(len(sizes)), xu=sizes - 1, vtype=int
@@ -152,10 +148,17 @@ PEERS: Mapping[str, Callable[[Meter, int], None]] = {
 }
 
 
+def missing(name: str) -> str | None:
+    """Why a peer cannot run, in one line; None if it can, and for strategies of ours."""
+    package = name.partition("-")[0]
+    if name not in PEERS or importlib.util.find_spec(package) is not None:
+        return None
+    return f"not available: {package} is no part of hwnas, pip install {package}"
+
+
 def version(name: str) -> str | None:
     """The package of a peer, with its version; None for strategies of ours."""
     if name not in PEERS:
         return None
     package = name.partition("-")[0]
-    module = __import__(package)
-    return f"{package} {module.__version__}"
+    return f"{package} {importlib.metadata.version(package)}"

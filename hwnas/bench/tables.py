@@ -164,11 +164,13 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
             f"column {accuracy!r} of {path} must lie in [0, 1], it goes from "
             f"{1 - error.max():g} to {1 - error.min():g}: give shares, not percent"
         )
-    columns, spaces = [], []
-    for name in choices:
-        values = sorted(frame[name].unique().tolist())
-        spaces.append(Choice(name, tuple(values)))
-        columns.append(np.searchsorted(np.array(values), frame[name].to_numpy()))
+    options = {name: sorted(frame[name].unique().tolist()) for name in choices}
+    longest = max(options.values(), key=len)
+    if all(set(values) <= set(longest) for values in options.values()):
+        # The same choice at several places, of which a table need not hold every option.
+        options = dict.fromkeys(choices, longest)
+    spaces = [Choice(name, tuple(values)) for name, values in options.items()]
+    columns = [np.searchsorted(np.array(options[n]), frame[n].to_numpy()) for n in choices]
     rows = np.ascontiguousarray(np.column_stack(columns), dtype=np.int64)
     space = TableSpace(path.stem, tuple(spaces), _no_input, (), rows)
     return SearchTable(space, error, latency_ms)

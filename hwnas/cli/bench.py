@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwnas.cli import bench_transfer
+from hwnas.cli import bench_search, bench_transfer
 from hwnas.cli.output import (
     DEFAULT_MEASUREMENTS,
     AsJson,
@@ -125,4 +125,5 @@ def profiler(
         print_table(f"Profiler: {name}", ("", ""), rows)
 
 
+app.command("search")(bench_search.search)
 app.command("transfer")(bench_transfer.transfer)

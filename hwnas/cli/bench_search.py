@@ -61,6 +61,8 @@ def search(
         latency_is_known=latency_known,
         progress=ConsoleProgress(),
     )
+    for name, reason in record["not_available"].items():
+        typer.echo(f"{name}: {reason}", err=True)
     if plot is not None:
         draw_curves(record, plot)
     if as_json:

@@ -22,6 +22,7 @@ __all__ = ["LogNormal", "expected_gain"]
 
 FloatArray = NDArray[np.float64]
 MIN_DEVIATION = 1e-9
+REACH = 4.0  # deviations that a result may lie below its mean
 CHUNK = 4096  # candidates at once, so that memory stays small
 
 
@@ -35,7 +36,7 @@ class LogNormal:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def part(self, rows: slice) -> LogNormal:
+    def part(self, rows: slice | NDArray[np.int64]) -> LogNormal:
         """The predictions of some candidates."""
         return LogNormal(self.mean[rows], self.deviation[rows])
 
@@ -45,6 +46,8 @@ class LogNormal:
         E[max(bound - x, 0)], the price of a put option.
         """
         bounds = np.maximum(bounds, 0.0)
+        if not self.deviation.any():
+            return np.asarray(np.maximum(bounds - np.exp(self.mean)[:, None], 0.0))
         deviation = np.maximum(self.deviation, MIN_DEVIATION)[:, None]
         mean = self.mean[:, None]
         with np.errstate(divide="ignore"):
@@ -76,9 +79,13 @@ def expected_gain(
     # Below each height, from its latency on to the next one's, nothing is dominated yet.
     heights = np.concatenate([[reference[0]], best[is_step]])
     ends = np.concatenate([inside[is_step, 1], [reference[1]]])
-    gain = np.empty(len(error))
-    for start in range(0, len(error), CHUNK):
-        rows = slice(start, start + CHUNK)
+    # Where even the hopeful end of the predictions is dominated, there is nothing to compute.
+    hopeful = np.exp([p.mean - REACH * p.deviation for p in (error, latency)])
+    to_beat = np.append(heights, 0.0)[np.searchsorted(ends, hopeful[1], side="right")]
+    found = np.flatnonzero(hopeful[0] < to_beat)
+    gain = np.zeros(len(error))
+    for start in range(0, len(found), CHUNK):
+        rows = found[start : start + CHUNK]
         widths = np.diff(latency.part(rows).shortfall(ends), axis=1, prepend=0.0)
         gain[rows] = (widths * error.part(rows).shortfall(heights)).sum(axis=1)
     return gain

@@ -3,8 +3,8 @@
 A Gaussian process learns the error of all networks, and how sure it is, from the trials so far; a
 second one learns latency where the problem cannot predict it. Each proposal is the network with
 the largest expected hypervolume improvement: of all networks where they can be listed, else of
-some ten thousand that an inner evolution breeds towards that improvement. Models are made anew for
-each proposal from what was told, so a resumed search proposes the same.
+some thousands that an inner evolution breeds towards that improvement. Models follow from what was
+told alone, so a resumed search proposes the same.
 
 References:
     White et al., BANANAS, AAAI 2021 (a learned error model inside evolution).
@@ -26,32 +26,34 @@ from hwnas import pareto
 from hwnas.spaces.base import Genotype, GenotypeArray
 from hwnas.strategies.acquisition import LogNormal, expected_gain
 from hwnas.strategies.base import Costs, FloatArray, Problem, Trial
+from hwnas.strategies.cells import Cell
+from hwnas.strategies.encoding import Encoding, Part
 from hwnas.strategies.proposals import ENUMERABLE_SIZE, Proposals, as_genotype, mutate
-from hwnas.strategies.surrogate import Encoding, GaussianProcess
+from hwnas.strategies.surrogate import GaussianProcess, Posterior
 
 __all__ = ["Guided"]
 
 N_DRAWS = 4096  # candidates for the first proposals
-N_POOL = 4096  # uniform draws beside those that the inner evolution breeds
-N_ROUNDS, N_CHILDREN, N_PARENTS = 6, 1024, 128  # the inner evolution
+N_POOL = 2048  # uniform draws beside those that the inner evolution breeds
+N_ROUNDS, N_CHILDREN, N_PARENTS = 5, 512, 64  # the inner evolution
 N_BEST = 64  # of the candidates by gain; the first that is new is proposed
 MIN_TOLD = 4  # successful trials before a model is fitted
-MAX_LEARNED, MAX_FITTED = 256, 400  # trials that parameters and predictions are made from
-GROWTH = 1.25  # the parameters are found anew each time the trials grew by this factor
+MAX_LEARNED = 256  # trials that parameters are found from
+GROWTH, MAX_STEP = 1.25, 64  # they are found anew when trials grew by this factor, or this number
+COST_NAMES = ("latency_ms", "params", "macs", "peak_memory_bytes", "energy_mj")
 SMALLEST = 1e-4  # error and latency in ms, to take logs
-NEAR, SQUEEZE = 0.05, 0.15  # shortfalls from the front above the former are squeezed to the sum
 
 
 class Guided:
     """Expected hypervolume improvement by Gaussian processes over genotypes.
 
+    The models read the choices, predicted costs, and of a cell what lies on the ways through.
     Where `problem.predict` gives no latency (NaN), latency is learnt from the trials.
 
     Args:
         problem: What to search.
         seed: Decides all randomness, together with the number of the proposal.
-        n_initial: Proposals before the models are used: spread over log predicted latency, and
-            over the choices.
+        n_initial: Proposals before the models are used: random, spread over predicted latency.
     """
 
     def __init__(self, problem: Problem, *, seed: int, n_initial: int = 10) -> None:
@@ -60,10 +62,11 @@ class Guided:
         self.problem = problem
         self.n_initial = n_initial
         self._proposals = Proposals(problem, seed=seed)
-        self._encoding = Encoding(problem.space.choices)
+        self._cell = Cell.of(problem.space.choices)
         self._genotypes: list[Genotype] = []  # of the trials that succeeded
         self._objectives: list[tuple[float, ...]] = []
-        self._learned: dict[int, list[GaussianProcess]] = {}  # by trials learnt from; the last
+        # Trials that the parameters are from, those of them that were learnt from, the models.
+        self._fitted: tuple[int, NDArray[np.int64], tuple[Posterior, ...]] | None = None
 
     def ask(self) -> Genotype:
         """Propose one of the first, spread ones; then the one of largest expected gain."""
@@ -90,39 +93,23 @@ class Guided:
 
     @cached_property
     def _initial(self) -> GenotypeArray:
-        """Feasible genotypes, one for each stretch of log latency, far from each other."""
+        """Random feasible genotypes, one from each of as many equal parts by latency."""
         rng = self._proposals.rng(number=0)
         drawn, costs = self._proposals.feasible(self.problem.space.sample(rng, N_DRAWS))
         if len(drawn) <= self.n_initial:
             return drawn
-        stretch = np.zeros(len(drawn), dtype=np.int64)
-        if _is_known(costs):
-            log_ms = np.log(costs.latency_ms)
-            edges = np.linspace(log_ms.min(), log_ms.max(), self.n_initial)
-            stretch = np.abs(log_ms[:, None] - edges).argmin(axis=1)
-        else:
-            edges = np.zeros(self.n_initial)
-        chosen: list[int] = []
-        distance = np.full(len(drawn), len(self.problem.space.choices), dtype=np.int64)
-        for i in rng.permutation(self.n_initial):
-            if _is_known(costs) and i in (0, self.n_initial - 1):
-                best = int(costs.latency_ms.argmin() if i == 0 else costs.latency_ms.argmax())
-            else:
-                left = np.flatnonzero((stretch == i) & (distance > 0)) if _is_known(costs) else ()
-                among = left if len(left) else np.flatnonzero(distance > 0)
-                best = int(among[distance[among].argmax()])
-            chosen.append(best)
-            distance = np.minimum(distance, (drawn != drawn[best]).sum(axis=1))
-        initial: GenotypeArray = drawn[chosen]
+        # Without predicted latencies all are NaN, and the order is random.
+        order = np.lexsort((rng.random(len(drawn)), costs.latency_ms))
+        edges = np.linspace(0, len(drawn), self.n_initial + 1).astype(np.int64)
+        chosen = order[rng.integers(edges[:-1], edges[1:])]
+        initial: GenotypeArray = drawn[rng.permutation(chosen)]
         return initial
 
     def _best_candidate(self, rng: np.random.Generator) -> Genotype | None:
         """The new, feasible network of largest expected gain; None if there is none."""
         genotypes, costs = self._pool
-        if not len(genotypes):
-            return None
-        model = self._model(costs)
-        gain = model.gain(genotypes, costs)
+        model = self._model()
+        gain = np.where(self.problem.excess(costs) <= 0, model.gain(), 0.0)
         if self.problem.space.size > ENUMERABLE_SIZE:
             genotypes, gain = self._breed(model, genotypes, gain, rng)
         # A random order among those of equal gain: neither lists nor choices have a preferred end.
@@ -133,64 +120,110 @@ class Guided:
                 return as_genotype(new[0])
         return None
 
-    def _model(self, costs: Costs) -> _Model:
+    def _model(self) -> _Model:
         """Fit the models to the trials that ended, and to what they say of the running ones."""
         told = np.array(self._genotypes, dtype=np.int64)
         objectives = np.array(self._objectives, dtype=np.float64)
+        rows, posteriors = self._posteriors(told, objectives)
+        _, costs = self._pool
         is_known = _is_known(costs)
         slowest_ms = float(objectives[:, 1].max())
         if is_known:
-            slowest_ms = max(slowest_ms, float(costs.latency_ms.max()))
-        reference = (max(1.0, float(objectives[:, 0].max())), slowest_ms)
-        front = _Front.of(objectives)
-        targets = _targets(objectives, front, is_known)
-        models = self._with_parameters(told, objectives, is_known)
-        rows = _relevant(objectives, MAX_FITTED)
-        for model, target in zip(models, targets, strict=True):
-            model.fit(told[rows], target[rows])
-        outlook = _Model(models[0], None if is_known else models[1], front, objectives, reference)
-        if not self._proposals.running:
-            return outlook
-        running = np.array(list(self._proposals.running.values()), dtype=np.int64)
-        error, latency = outlook.predict(running, self.problem.predict(running))
-        believed = np.column_stack([np.exp(error.mean), np.exp(latency.mean)])
-        for model, target, values in zip(
-            models, targets, _targets(believed, front, is_known), strict=True
-        ):
-            model.fit(np.concatenate([told[rows], running]), np.concatenate([target[rows], values]))
-        return replace(outlook, objectives=np.concatenate([objectives, believed]))
+            is_feasible = self.problem.excess(costs) <= 0
+            slowest_ms = max(slowest_ms, float(costs.latency_ms.max(where=is_feasible, initial=0)))
+        model = _Model(
+            posteriors=posteriors,
+            values=tuple(_targets(objectives[rows], is_known)),
+            log_latency=_log(costs.latency_ms) if is_known else None,
+            objectives=objectives,
+            reference=(max(1.0, float(objectives[:, 0].max())), slowest_ms),
+        )
+        if self._proposals.running:
+            running = np.array(list(self._proposals.running.values()), dtype=np.int64)
+            inputs, costs = self._inputs(running)
+            model = model.believing(inputs, _log(costs.latency_ms) if is_known else None)
+        return model
 
-    def _with_parameters(
-        self, told: GenotypeArray, objectives: FloatArray, is_known: bool
-    ) -> list[GaussianProcess]:
-        """One model for each target, with parameters from the first n trials, n as `GROWTH` says.
+    def _posteriors(
+        self, told: GenotypeArray, objectives: FloatArray
+    ) -> tuple[NDArray[np.int64], tuple[Posterior, ...]]:
+        """The trials that are learnt from, and one model for each target.
 
-        Not from all: finding them takes longer than a proposal should. And not from where the
-        last search for them ended: a resumed search could not know that.
+        Parameters are found anew only when the trials have grown by some share: it takes longer
+        than a proposal should. And not from where the last search for them ended, but from the
+        first n trials: a resumed search knows those too. Later trials are added one by one.
         """
         n = MIN_TOLD
-        while math.ceil(n * GROWTH) <= len(told):
-            n = math.ceil(n * GROWTH)
-        if n not in self._learned:
-            front = _Front.of(objectives[:n])
-            targets = _targets(objectives[:n], front, is_known)
+        while (grown := min(math.ceil(n * GROWTH), n + MAX_STEP)) <= len(told):
+            n = grown
+        if self._fitted is None or self._fitted[0] != n:
+            is_known = _is_known(self._pool[1])
             rows = _relevant(objectives[:n], MAX_LEARNED)
-            self._learned = {
-                n: [
-                    GaussianProcess(self._encoding).learn(told[rows], target[rows])
-                    for target in targets
-                ]
-            }
-        return self._learned[n]
+            inputs, _ = self._inputs(told[rows])
+            candidates, _ = self._inputs(self._pool[0])
+            targets = _targets(objectives[rows], is_known)
+            models = [GaussianProcess(self._encoding).learn(inputs, t) for t in targets]
+            self._fitted = n, rows, tuple(m.fit(inputs, candidates) for m in models)
+        n, rows, posteriors = self._fitted
+        later = np.arange(n + len(posteriors[0].root) - len(rows), len(told))
+        if len(later):
+            for row in self._inputs(told[later])[0]:
+                posteriors = tuple(posterior.extended(row) for posterior in posteriors)
+            self._fitted = n, rows, posteriors
+        return np.concatenate([rows, np.arange(n, len(told))]), posteriors
+
+    def _inputs(self, genotypes: GenotypeArray) -> tuple[FloatArray, Costs]:
+        """What the models read of networks, `(n, k)`, and their costs."""
+        costs = self.problem.predict(genotypes)
+        live = self._cell.live(genotypes) if self._cell else genotypes
+        groups = zip(self._columns(genotypes, costs), *self._scales, strict=True)
+        scaled = [(columns - mean) / scale for columns, mean, scale in groups]
+        return np.concatenate([self._encoding.one_hot(live), *scaled], axis=1), costs
+
+    def _columns(self, genotypes: GenotypeArray, costs: Costs) -> list[FloatArray]:
+        """Numbers that describe networks beside their choices, in groups of columns."""
+        columns = [_log(np.asarray(getattr(costs, n), dtype=float))[:, None] for n in self._names]
+        return columns + list(self._cell.descriptors(genotypes) if self._cell else ())
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        """Costs that are predicted, and differ between networks."""
+        values = {name: getattr(self._pool[1], name) for name in COST_NAMES}
+        return tuple(
+            name
+            for name, column in values.items()
+            if column is not None and np.isfinite(column).all() and np.ptp(column) > 0
+        )
+
+    @cached_property
+    def _scales(self) -> tuple[list[FloatArray], list[float]]:
+        """Mean and scale of each group of columns, over the pool."""
+        groups = self._columns(*self._pool)
+        scales = [float(np.sqrt(columns.var(axis=0).sum())) for columns in groups]
+        return [columns.mean(axis=0) for columns in groups], [max(s, SMALLEST) for s in scales]
+
+    @cached_property
+    def _encoding(self) -> Encoding:
+        n_costs = len(self._names)
+        sizes = tuple(len(mean) for mean in self._scales[0])
+        costs = Part(sizes[:n_costs], (1.0,) * n_costs, smooth=0.3, straight=0.2)
+        # One operation more or less matters less on a long way than on a short one.
+        lengths = tuple(1.5 ** max(i - 1, 0) for i in range(len(sizes) - n_costs))
+        ways = Part(sizes[n_costs:], lengths, smooth=0.7, straight=0.15)
+        parts = tuple(part for part in (costs, ways) if part.sizes)
+        is_described = self._cell is not None
+        return Encoding(self.problem.space.choices, parts=parts, is_described=is_described)
 
     @cached_property
     def _pool(self) -> tuple[GenotypeArray, Costs]:
-        """All feasible networks of a small space; of a large one, uniform draws."""
+        """All feasible networks of a small space; of a large one draws, feasible or not."""
         space = self.problem.space
         if space.size <= ENUMERABLE_SIZE:
             grid = np.indices(space.n_options).reshape(len(space.n_options), -1).T
             return self._proposals.feasible(np.ascontiguousarray(grid, dtype=np.int64))
-        return self._proposals.feasible(space.sample(self._proposals.rng(number=0), N_POOL))
+        drawn = space.sample(self._proposals.rng(number=0), N_POOL)
+        genotypes = np.unique(space.canonical(drawn), axis=0)
+        return genotypes, self.problem.predict(genotypes)
 
     def _breed(
         self,
@@ -214,35 +247,12 @@ class Guided:
             children = np.where(is_crossed & is_second, parents[picks[1]], parents[picks[0]])
             is_mutated = rng.random((N_CHILDREN, 1)) < 0.8
             children = np.where(is_mutated, mutate(children, space.n_options, rng), children)
-            children, costs = self._proposals.novel(children)
+            children, _ = self._proposals.novel(children)
             if len(children):
+                inputs, costs = self._inputs(children)
                 found = np.concatenate([found, children])
-                found_gain = np.concatenate([found_gain, model.gain(children, costs)])
+                found_gain = np.concatenate([found_gain, model.gain_of(inputs, costs)])
         return found, found_gain
-
-
-@dataclass(frozen=True)
-class _Front:
-    """The best error so far as a curve over latency, straight between the trials of the front.
-
-    Attributes:
-        log_latency: Of the front's trials, increasing.
-        log_error: Decreasing.
-    """
-
-    log_latency: FloatArray
-    log_error: FloatArray
-
-    @classmethod
-    def of(cls, objectives: FloatArray) -> _Front:
-        """The curve through the front of these trials, `(n, 2)`."""
-        members = np.unique(objectives[pareto.non_dominated(objectives)], axis=0)[::-1]
-        log_error, log_latency = np.log(np.maximum(members, SMALLEST)).T
-        return cls(log_latency, log_error)
-
-    def __call__(self, log_latency: FloatArray) -> FloatArray:
-        """Log error of the curve; beyond its ends that of the nearer one."""
-        return np.interp(log_latency, self.log_latency, self.log_error)
 
 
 @dataclass(frozen=True)
@@ -250,52 +260,72 @@ class _Model:
     """What the trials so far say about candidates, for one proposal.
 
     Attributes:
-        shortfall: Of the log of error over that of the front at the same latency, squeezed.
-        latency: Of the log of latency; None: the problem predicts it.
-        front: What shortfalls are measured from.
+        posteriors: Of log error; then of log latency, unless the problem predicts it.
+        values: What the trials gave, for each posterior.
+        log_latency: Of the candidates, if it is predicted.
         objectives: Of the trials, and those believed of the running ones, `(k, 2)`.
         reference: Upper corner of the volume to gain.
     """
 
-    shortfall: GaussianProcess
-    latency: GaussianProcess | None
-    front: _Front
+    posteriors: tuple[Posterior, ...]
+    values: tuple[FloatArray, ...]
+    log_latency: FloatArray | None
     objectives: FloatArray
     reference: tuple[float, float]
 
-    def predict(self, genotypes: GenotypeArray, costs: Costs) -> tuple[LogNormal, LogNormal]:
-        """Error and latency of candidates."""
-        if self.latency is None:
-            log_latency = np.log(np.maximum(costs.latency_ms, SMALLEST))
-            latency = LogNormal(log_latency, np.zeros(len(genotypes)))
-        else:
-            latency = LogNormal(*self.latency.predict(genotypes))
-        mean, deviation = self.shortfall.predict(genotypes)
-        return LogNormal(_released(mean) + self.front(latency.mean), deviation), latency
+    def gain(self) -> FloatArray:
+        """Expected hypervolume improvement of the candidates, `(n,)`."""
+        pairs = zip(self.posteriors, self.values, strict=True)
+        found = [posterior.predict(values) for posterior, values in pairs]
+        return self._gain(*self._predictions(found, self.log_latency))
 
-    def gain(self, genotypes: GenotypeArray, costs: Costs) -> FloatArray:
-        """Expected hypervolume improvement of candidates, `(n,)`."""
-        error, latency = self.predict(genotypes, costs)
+    def gain_of(self, inputs: FloatArray, costs: Costs) -> FloatArray:
+        """The same of other networks."""
+        log_latency = None if self.log_latency is None else _log(costs.latency_ms)
+        return self._gain(*self.predict_at(inputs, log_latency))
+
+    def predict_at(
+        self, inputs: FloatArray, log_latency: FloatArray | None
+    ) -> tuple[LogNormal, LogNormal]:
+        """Error and latency of networks."""
+        pairs = zip(self.posteriors, self.values, strict=True)
+        found = [posterior.predict_at(inputs, values) for posterior, values in pairs]
+        return self._predictions(found, log_latency)
+
+    def believing(self, inputs: FloatArray, log_latency: FloatArray | None) -> _Model:
+        """The model if running trials gave what it predicts for them."""
+        error, latency = self.predict_at(inputs, log_latency)
+        believed = np.exp(np.column_stack([error.mean, latency.mean]))
+        targets = _targets(believed, self.log_latency is not None)
+        posteriors = self.posteriors
+        for row in inputs:
+            posteriors = tuple(posterior.extended(row) for posterior in posteriors)
+        pairs = zip(self.values, targets, strict=True)
+        return replace(
+            self,
+            posteriors=posteriors,
+            values=tuple(np.concatenate(pair) for pair in pairs),
+            objectives=np.concatenate([self.objectives, believed]),
+        )
+
+    def _predictions(
+        self, found: list[tuple[FloatArray, FloatArray]], log_latency: FloatArray | None
+    ) -> tuple[LogNormal, LogNormal]:
+        latency = (
+            LogNormal(*found[1])
+            if log_latency is None
+            else LogNormal(log_latency, np.zeros(len(log_latency)))
+        )
+        return LogNormal(*found[0]), latency
+
+    def _gain(self, error: LogNormal, latency: LogNormal) -> FloatArray:
         return expected_gain(error, latency, self.objectives, self.reference)
 
 
-def _targets(objectives: FloatArray, front: _Front, latency_is_known: bool) -> list[FloatArray]:
-    """What the models learn: squeezed shortfalls, and log latencies if they are not predicted."""
-    log_error, log_latency = np.log(np.maximum(objectives, SMALLEST)).T
-    shortfall = _squeezed(log_error - front(log_latency))
-    return [shortfall] if latency_is_known else [shortfall, log_latency]
-
-
-def _squeezed(shortfall: FloatArray) -> FloatArray:
-    """Squeeze what lies far from the front: how bad a bad network is says little of good ones."""
-    above = np.maximum(shortfall - NEAR, 0.0)
-    return np.minimum(shortfall, NEAR) + SQUEEZE * np.tanh(above / SQUEEZE)
-
-
-def _released(values: FloatArray) -> FloatArray:
-    """The inverse of `_squeezed`; what comes out at its upper end is at least as far."""
-    share = np.clip((values - NEAR) / SQUEEZE, 0.0, 0.95)
-    return np.minimum(values, NEAR) + SQUEEZE * np.arctanh(share)
+def _targets(objectives: FloatArray, latency_is_known: bool) -> list[FloatArray]:
+    """What the models learn: log errors, and log latencies if they are not predicted."""
+    log_error, log_latency = _log(objectives).T
+    return [log_error] if latency_is_known else [log_error, log_latency]
 
 
 def _relevant(objectives: FloatArray, limit: int) -> NDArray[np.int64]:
@@ -312,3 +342,8 @@ def _relevant(objectives: FloatArray, limit: int) -> NDArray[np.int64]:
 def _is_known(costs: Costs) -> bool:
     """Whether the problem predicts latency."""
     return not bool(np.isnan(costs.latency_ms).any())
+
+
+def _log(values: FloatArray) -> FloatArray:
+    logs: FloatArray = np.log(np.maximum(values, SMALLEST))
+    return logs

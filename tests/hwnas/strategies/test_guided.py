@@ -5,6 +5,7 @@ import pytest
 
 from hwnas import pareto
 from hwnas.strategies import Evolution, Guided, RandomSearch, Trial
+from hwnas.strategies.guided import _relevant
 
 
 def objectives_of(strategy, toy, n_trials):
@@ -40,57 +41,38 @@ def test_forty_trials_dominate_more_than_others_do(make_toy, latency_is_known):
         assert guided > volume(objectives_of(other(toy.problem, seed=0), toy, 40))
 
 
-def test_the_first_proposals_are_spread_over_latency_and_over_the_choices(make_toy):
+def test_the_first_proposals_come_from_equal_parts_of_the_feasible_latencies(make_toy):
     toy = make_toy(limit_ms=3.0)
     latency_ms = objectives_of(Guided(toy.problem, seed=0, n_initial=8), toy, 8)[:, 1]
     drawn = toy.problem.space.sample(np.random.default_rng(1), 4096)
     feasible_ms = toy.problem.predict(drawn[toy.problem.is_feasible(drawn)]).latency_ms
-    steps = np.diff(np.sort(np.log(latency_ms)))
-    assert steps.max() < 2.1 * (np.log(feasible_ms.max()) - np.log(feasible_ms.min())) / 7
-    strategy = Guided(without_latency(toy.problem), seed=0, n_initial=8)
-    spread = np.array([strategy.ask() for _ in range(8)])
-    apart = (spread[:, None] != spread[None]).sum(axis=2)[np.triu_indices(8, k=1)]
-    random = toy.problem.space.canonical(toy.problem.space.sample(np.random.default_rng(2), 8))
-    random_apart = (random[:, None] != random[None]).sum(axis=2)[np.triu_indices(8, k=1)]
-    assert apart.min() > random_apart.min()
+    shares = [(feasible_ms < value).mean() for value in sorted(latency_ms)]
+    # One in each eighth; another sample of networks moves the borders a little.
+    assert shares == pytest.approx((np.arange(8) + 0.5) / 8, abs=0.5 / 8 + 0.03)
 
 
 def test_what_runs_already_is_not_worth_running_again(make_toy):
     toy = make_toy(limit_ms=3.0)
     strategy = Guided(toy.problem, seed=0)
     objectives_of(strategy, toy, 16)
-    genotypes, costs = strategy._pool
-    before = strategy._model(costs).gain(genotypes, costs)
+    genotypes, _ = strategy._pool
+    before = strategy._model().gain()
     best = int(before.argmax())
     running = tuple(genotypes[best].tolist())
     strategy.tell(Trial(16, running, None))
-    after = strategy._model(costs).gain(genotypes, costs)
+    after = strategy._model().gain()
     assert after[best] < 0.7 * before[best]
-    assert np.median(after / before) < 1.01  # others gain nothing by it
+    assert after.sum() < before.sum()  # those like it gain less, too
 
 
 def test_of_many_trials_those_near_the_front_are_learnt_from():
     rng = np.random.default_rng(0)
     objectives = rng.random((1000, 2))
-    from hwnas.strategies.guided import _relevant
-
     rows = _relevant(objectives, 200)
     assert len(rows) == len(set(rows)) == 200
     assert set(np.flatnonzero(pareto.ranks(objectives) <= 3)) <= set(rows)
     assert pareto.ranks(objectives)[rows].max() > 0.8 * pareto.ranks(objectives).max()
     assert (_relevant(objectives[:50], 200) == np.arange(50)).all()
-
-
-def test_errors_far_above_the_median_are_squeezed_in_their_order():
-    from hwnas.strategies.guided import _bent, _unbent
-
-    log_error = np.linspace(-3, 0, 50)
-    bent = _bent(log_error, bend=-1.0)
-    assert (np.diff(bent) > 0).all()
-    assert bent[log_error <= -1] == pytest.approx(log_error[log_error <= -1])
-    assert bent.max() < -0.7
-    near = log_error < -0.5
-    assert _unbent(bent, bend=-1.0)[near] == pytest.approx(log_error[near])
 
 
 def test_an_error_of_zero_is_learnt_from_too(make_toy):
