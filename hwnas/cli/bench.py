@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwnas.cli import bench_predictor, bench_transfer
+from hwnas.cli import bench_predictor, bench_search, bench_transfer
 from hwnas.cli.output import (
     DEFAULT_MEASUREMENTS,
     AsJson,
@@ -125,5 +125,6 @@ def profiler(
         print_table(f"Profiler: {name}", ("", ""), rows)
 
 
+app.command("search")(bench_search.search)
 app.command("transfer")(bench_transfer.transfer)
 app.command("predictor")(bench_predictor.predictor)

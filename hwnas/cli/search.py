@@ -40,7 +40,9 @@ def search(
         list[str] | None,
         typer.Option("--budget", help="Such as 'params<=2e6'; repeatable."),
     ] = None,
-    strategy: Annotated[str, typer.Option("--strategy", help="evolution or random.")] = "evolution",
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="evolution, guided or random.")
+    ] = "evolution",
     trials: Annotated[int, typer.Option("--trials", help="Networks to train shortly.")] = 64,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Start no trial after so long.")

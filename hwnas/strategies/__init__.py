@@ -14,6 +14,7 @@ from hwnas.strategies.base import (
     Trial,
 )
 from hwnas.strategies.evolution import Evolution
+from hwnas.strategies.guided import Guided
 from hwnas.strategies.random_search import RandomSearch
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "STRATEGIES",
     "Costs",
     "Evolution",
+    "Guided",
     "Problem",
     "RandomSearch",
     "SpaceExhaustedError",
@@ -32,6 +34,7 @@ __all__ = [
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "evolution": Evolution,
+    "guided": Guided,
     "random": RandomSearch,
 }
 

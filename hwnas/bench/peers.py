@@ -1,0 +1,164 @@
+"""Strategies of other packages, on tables: pymoo's and Optuna's, through their own interfaces.
+
+A peer asks a `Meter` for objectives until the meter has enough. Settings are the better of those
+tried on two pairs of columns of one table, so that a peer is not beaten for its defaults.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.trial import TrialState
+
+from hwnas.bench.tables import SearchTable
+from hwnas.spaces.base import Genotype
+
+__all__ = ["PEERS", "Meter", "Spent", "missing", "version"]
+
+POPULATION_SIZE = 20
+PROPOSALS_PER_EVALUATION = 50  # a peer that proposes known or missing ones only has to end
+
+
+class Spent(Exception):
+    """The evaluations that a strategy may have are used up."""
+
+
+class Meter:
+    """Evaluates by looking up, and counts: each architecture of the table once, others never.
+
+    Attributes:
+        rows: Rows of the table in the order in which they were first evaluated.
+        n_missing: Proposals that are not in the table.
+        n_repeated: Proposals that were evaluated before; the answer costs nothing.
+    """
+
+    def __init__(self, table: SearchTable, n_evaluations: int) -> None:
+        self.table = table
+        self.n_evaluations = min(n_evaluations, len(table))
+        self.rows: list[int] = []
+        self.n_missing = 0
+        self.n_repeated = 0
+        self._seen: set[int] = set()
+
+    def evaluate(self, genotype: Genotype) -> tuple[float, float] | None:
+        """Error and latency of an architecture; None if it is not in the table.
+
+        Raises:
+            Spent: If all evaluations were used, or far too many proposals made for them.
+        """
+        n_proposals = len(self.rows) + self.n_missing + self.n_repeated
+        if self.is_spent or n_proposals >= PROPOSALS_PER_EVALUATION * self.n_evaluations:
+            raise Spent
+        row = self.table.row(genotype)
+        if row is None:
+            self.n_missing += 1
+            return None
+        if row in self._seen:
+            self.n_repeated += 1
+        else:
+            self._seen.add(row)
+            self.rows.append(row)
+        return self.table.objectives(row)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether all evaluations were used."""
+        return len(self.rows) >= self.n_evaluations
+
+
+def _pymoo_nsga2(meter: Meter, seed: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pymoo.algorithms.moo.nsga2 import NSGA2
+        from pymoo.core.problem import Problem
+        from pymoo.core.variable import Integer
+        from pymoo.operators.crossover.ux import UniformCrossover
+        from pymoo.operators.mutation.rm import ChoiceRandomMutation
+        from pymoo.operators.sampling.rnd import IntegerRandomSampling
+
+    sizes = np.array(meter.table.space.n_options)
+    problem = Problem(
+        n_var=len(sizes), n_obj=2, n_ieq_constr=1, xl=np.zeros(len(sizes)), xu=sizes - 1, vtype=int
+    )
+    # The mutation of categories reads the variables, all else the arrays.
+    problem.vars = {i: Integer(bounds=(0, n - 1)) for i, n in enumerate(sizes.tolist())}
+    algorithm = NSGA2(
+        pop_size=POPULATION_SIZE,
+        sampling=IntegerRandomSampling(),
+        crossover=UniformCrossover(),
+        mutation=ChoiceRandomMutation(prob=1.0, prob_var=1 / len(sizes)),
+        eliminate_duplicates=True,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        algorithm.setup(problem, termination=("n_gen", 10**9), seed=seed, verbose=False)
+        worst = (1.0, float(meter.table.latency_ms.max()))
+        while True:
+            asked = algorithm.ask()
+            if asked is None or not len(asked):
+                raise Spent
+            for individual in asked:
+                found = meter.evaluate(tuple(int(i) for i in individual.X))
+                individual.F = np.array(found or worst)
+                individual.G = np.array([-1.0 if found else 1.0])
+                individual.evaluated.update(("F", "G"))
+            algorithm.tell(infills=asked)
+
+
+def _optuna(make_sampler: Callable[[int], BaseSampler]) -> Callable[[Meter, int], None]:
+    def run(meter: Meter, seed: int) -> None:
+        space = meter.table.space
+        distributions: dict[str, Any] = {
+            choice.name: optuna.distributions.CategoricalDistribution(tuple(range(n)))
+            for choice, n in zip(space.choices, space.n_options, strict=True)
+        }
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                study = optuna.create_study(
+                    directions=["minimize", "minimize"], sampler=make_sampler(seed)
+                )
+                while True:
+                    trial = study.ask(distributions)
+                    found = meter.evaluate(tuple(trial.params[c.name] for c in space.choices))
+                    if found is None:
+                        study.tell(trial, state=TrialState.FAIL)
+                    else:
+                        study.tell(trial, found)
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+
+    return run
+
+
+PEERS: Mapping[str, Callable[[Meter, int], None]] = {
+    "optuna-gp": _optuna(lambda seed: GPSampler(seed=seed)),
+    "optuna-nsga2": _optuna(lambda seed: NSGAIISampler(population_size=POPULATION_SIZE, seed=seed)),
+    "optuna-tpe": _optuna(lambda seed: TPESampler(multivariate=True, seed=seed)),
+    "pymoo-nsga2": _pymoo_nsga2,
+}
+
+
+def missing(name: str) -> str | None:
+    """Why a peer cannot run, in one line; None if it can, and for strategies of ours."""
+    package = name.partition("-")[0]
+    if name not in PEERS or importlib.util.find_spec(package) is not None:
+        return None
+    return f"not available: {package} is no part of hwnas, pip install {package}"
+
+
+def version(name: str) -> str | None:
+    """The package of a peer, with its version; None for strategies of ours."""
+    if name not in PEERS:
+        return None
+    package = name.partition("-")[0]
+    return f"{package} {importlib.metadata.version(package)}"

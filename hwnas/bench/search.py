@@ -1,0 +1,232 @@
+"""How many evaluations each strategy needs, on tables whose true Pareto front is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from hwnas.bench.peers import PEERS, Meter, Spent, missing, version
+from hwnas.bench.tables import REFERENCE, SearchTable, read_search_table
+from hwnas.errors import ConfigError, unknown_name
+from hwnas.progress import Progress
+from hwnas.strategies import STRATEGIES, SpaceExhaustedError, Trial, make_strategy
+from profilers.devices import this_device
+
+__all__ = ["Run", "bench_search", "draw_curves", "run_strategy"]
+
+FloatArray = NDArray[np.float64]
+DEFAULT_STRATEGY = "guided"  # what `default` stands for
+SHARES = (0.99, 0.995, 0.999)
+CHECKPOINTS = (10, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
+FAIR_FROM = 30  # evaluations from which on no strategy should be below random search
+COLORS = (
+    "#1558b0", "#d97706", "#8a97a8", "#7a3e9d", "#2e7d32", "#c62828", "#00838f", "#6d4c41"
+)  # fmt: skip
+
+
+@dataclass
+class Run:
+    """One strategy on one table with one seed.
+
+    Attributes:
+        curve: Share of the true hypervolume after each evaluation, `(n,)`.
+        n_missing: Proposals that are not in the table.
+        n_repeated: Proposals that were evaluated before.
+        ask_tell_s: Seconds of each ask and tell; empty for peers, whose loops are their own.
+        seconds: In all.
+    """
+
+    curve: FloatArray
+    n_missing: int
+    n_repeated: int
+    ask_tell_s: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def evaluations_to(self, share: float) -> float:
+        """Evaluations until the curve reached `share`; infinite if it did not."""
+        reached = np.flatnonzero(self.curve >= share)
+        return float(reached[0] + 1) if len(reached) else float("inf")
+
+
+def run_strategy(
+    name: str, table: SearchTable, *, n_evaluations: int, seed: int, latency_is_known: bool
+) -> Run:
+    """Let one strategy, or peer, evaluate rows of the table."""
+    meter = Meter(table, n_evaluations)
+    ask_tell_s: list[float] = []
+    start_s = time.perf_counter()
+    try:
+        if name in PEERS:
+            PEERS[name](meter, seed)
+        else:
+            problem = table.problem(latency_is_known=latency_is_known)
+            strategy = make_strategy(name, problem, seed=seed)
+            number = 0
+            while not meter.is_spent:
+                asked_s = time.perf_counter()
+                genotype = strategy.ask()
+                found = meter.evaluate(genotype)
+                failure = None if found else "it is not in the table"
+                strategy.tell(Trial(number, genotype, found, failure))
+                ask_tell_s.append(time.perf_counter() - asked_s)
+                number += 1
+    except (Spent, SpaceExhaustedError):
+        pass
+    seconds = time.perf_counter() - start_s
+    curve = table.hypervolumes(np.array(meter.rows, dtype=np.int64))
+    return Run(curve, meter.n_missing, meter.n_repeated, ask_tell_s, seconds)
+
+
+def bench_search(
+    path: Path,
+    *,
+    accuracy: str,
+    latency: str,
+    strategies: Sequence[str],
+    n_evaluations: int,
+    n_seeds: int,
+    latency_is_known: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Evaluations to shares of the true hypervolume, by strategy, over seeds.
+
+    Quartiles count a run that did not get there as later than all that did; None: so many did not
+    that there is no number. Strategies take turns, seed by seed. A peer whose package is not
+    installed is named under `not_available`, with the reason.
+
+    Raises:
+        ConfigError: If a strategy or column does not exist.
+        DataError: If the table cannot be used.
+    """
+    if n_evaluations < 1 or n_seeds < 1:
+        raise ConfigError(
+            f"at least one evaluation and seed are needed, got {n_evaluations=}, {n_seeds=}"
+        )
+    if not strategies:
+        raise ConfigError("name at least one strategy, such as default,random")
+    for name in strategies:
+        if name not in (known := ["default", *STRATEGIES, *PEERS]):
+            raise ConfigError(unknown_name("strategy", name, known))
+    table = read_search_table(path, accuracy=accuracy, latency=latency)
+    reasons = {name: reason for name in strategies if (reason := missing(name))}
+    runs: dict[str, list[Run]] = {name: [] for name in strategies if name not in reasons}
+    with progress.task("searching", n_seeds * len(runs)) as task:
+        for seed in range(n_seeds):
+            for i, (name, done) in enumerate(runs.items()):
+                done.append(
+                    run_strategy(
+                        DEFAULT_STRATEGY if name == "default" else name,
+                        table,
+                        n_evaluations=n_evaluations,
+                        seed=seed,
+                        latency_is_known=latency_is_known,
+                    )
+                )
+                task.update(seed * len(runs) + i + 1, note=name)
+    return {
+        "table": path.name,
+        "accuracy": accuracy,
+        "latency": latency,
+        "latency_is_known": latency_is_known,
+        "n_architectures": len(table),
+        "n_choices": len(table.space.choices),
+        "reference_error": REFERENCE[0],
+        "reference_latency": REFERENCE[1],
+        "n_evaluations": n_evaluations,
+        "n_seeds": n_seeds,
+        "threads": 1,
+        "device": this_device().cpu,
+        "strategies": {name: _summary(name, done, runs) for name, done in runs.items()},
+        "default": DEFAULT_STRATEGY,
+        "not_available": reasons,
+    }
+
+
+def _summary(name: str, runs: list[Run], every: dict[str, list[Run]]) -> dict[str, Any]:
+    curves = _stacked(runs)
+    n = curves.shape[1]
+    summary: dict[str, Any] = {
+        "version": version(name),
+        "evaluations_to": {
+            f"{100 * share:g}%": _quartiles([run.evaluations_to(share) for run in runs])
+            for share in SHARES
+        },
+        "hypervolume_at": {
+            str(at): _quartiles(curves[:, at - 1].tolist())
+            for at in sorted({*(c for c in CHECKPOINTS if c <= n), n})
+        },
+        "curve": np.median(curves, axis=0).round(6).tolist(),
+        "curve_low": np.quantile(curves, 0.25, axis=0).round(6).tolist(),
+        "curve_high": np.quantile(curves, 0.75, axis=0).round(6).tolist(),
+        "n_missing": float(np.median([run.n_missing for run in runs])),
+        "n_repeated": float(np.median([run.n_repeated for run in runs])),
+        "seconds": float(np.median([run.seconds for run in runs])),
+        "ask_tell_s": float(np.median(own)) if (own := runs[0].ask_tell_s) else None,
+    }
+    if "random" in every and name != "random":
+        random = np.median(_stacked(every["random"]), axis=0)
+        both = min(n, len(random))
+        below = np.median(curves, axis=0)[FAIR_FROM:both] < random[FAIR_FROM:both]
+        summary["evaluations_below_random"] = int(below.sum())
+    return summary
+
+
+def _stacked(runs: list[Run]) -> FloatArray:
+    """The curves of all seeds, `(n_seeds, n)`; one that ended before goes on as it was."""
+    n = max(len(run.curve) for run in runs)
+    return np.array([np.pad(run.curve, (0, n - len(run.curve)), mode="edge") for run in runs])
+
+
+def _quartiles(values: list[float]) -> dict[str, float | None]:
+    """Lower quartile, median, upper; None where that is infinite."""
+    ordered = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
+    ordered[1] = np.median(values) if np.isfinite(np.median(values)) else np.inf
+    return {
+        key: float(value) if np.isfinite(value) else None
+        for key, value in zip(("q1", "median", "q3"), ordered, strict=True)
+    }
+
+
+def draw_curves(record: dict[str, Any], path: Path) -> None:
+    """Write the curves with their quartiles as a web page that needs no network.
+
+    Args:
+        record: What `bench_search` returned.
+        path: The file, written over.
+    """
+    figure = go.Figure()
+    for color, (name, found) in zip(
+        COLORS * len(record["strategies"]), record["strategies"].items(), strict=False
+    ):
+        x = np.arange(1, len(found["curve"]) + 1)
+        # What is missing, on a log axis: the last tenth of a percent is where strategies differ.
+        low, high, median = (
+            np.maximum(1 - np.array(found[key]), 1e-5)
+            for key in ("curve_low", "curve_high", "curve")
+        )
+        figure.add_scatter(
+            x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself",
+            fillcolor=color, opacity=0.15, line={"width": 0}, hoverinfo="skip", showlegend=False,
+            legendgroup=name,
+        )  # fmt: skip
+        figure.add_scatter(x=x, y=median, name=name, legendgroup=name, line={"color": color})
+    for share in SHARES:
+        figure.add_hline(y=1 - share, line={"color": "#8a97a8", "dash": "dot", "width": 1},
+                         annotation_text=f"{100 * share:g} %")  # fmt: skip
+    mode = "latency predicted" if record["latency_is_known"] else "latency evaluated"
+    figure.update_layout(
+        template="plotly_white",
+        title=f"{record['accuracy']} × {record['latency']} of {record['table']}, {mode}: median "
+        f"and quartiles of {record['n_seeds']} seeds",
+        xaxis_title="Evaluations",
+        yaxis_title="Hypervolume missing, share of the true front's",
+    )
+    figure.update_yaxes(type="log")
+    figure.write_html(path, include_plotlyjs=True)

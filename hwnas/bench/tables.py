@@ -1,0 +1,180 @@
+"""Tables of architectures that somebody evaluated already, as a search problem.
+
+A table has one row per architecture: columns that start with `op` say what was chosen, others hold
+an accuracy in [0, 1] and a latency. A strategy sees the former only. What is not in the table does
+not exist: it is over the only budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hwnas import pareto
+from hwnas.budget import Budget
+from hwnas.errors import ConfigError, DataError, unknown_name
+from hwnas.spaces.base import Choice, Genotype, GenotypeArray, SearchSpace, Shape
+from hwnas.strategies.base import Costs, Problem
+
+__all__ = ["SearchTable", "TableSpace", "read_search_table"]
+
+FloatArray = NDArray[np.float64]
+CHOICE_PREFIX = "op"
+REFERENCE = (0.9, 1.0)  # error, and latency scaled to [0, 1] over the table
+
+
+@dataclass(frozen=True, eq=False)
+class TableSpace(SearchSpace):
+    """The choices of a table. Uniform draws are rows of it, and every choice counts.
+
+    Attributes:
+        rows: `(n, n_choices)`: the genotypes that exist.
+    """
+
+    rows: GenotypeArray
+
+    def sample(self, rng: np.random.Generator, n: int) -> GenotypeArray:
+        """Draw rows of the table uniformly, `(n, n_choices)`, with repetitions."""
+        drawn: GenotypeArray = self.rows[rng.integers(len(self.rows), size=n)]
+        return drawn
+
+    def canonical(self, genotypes: GenotypeArray) -> GenotypeArray:
+        """Return the genotypes as they are: what a choice does is not known here."""
+        return genotypes
+
+
+@dataclass(frozen=True, eq=False)
+class SearchTable:
+    """Architectures, and the two objectives of each.
+
+    Attributes:
+        space: Of the table's choices.
+        error: 1 - accuracy, `(n,)`.
+        latency_ms: In the unit of its column, `(n,)`, > 0.
+    """
+
+    space: TableSpace
+    error: FloatArray
+    latency_ms: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.error)
+
+    def row(self, genotype: Genotype) -> int | None:
+        """Number of the row of an architecture; None if it is not in the table."""
+        return self._index.get(np.array(genotype, dtype=np.int64).tobytes())
+
+    def objectives(self, row: int) -> tuple[float, float]:
+        """What evaluating a row gives: error and latency."""
+        return float(self.error[row]), float(self.latency_ms[row])
+
+    def problem(self, *, latency_is_known: bool) -> Problem:
+        """The table as a strategy sees it.
+
+        Args:
+            latency_is_known: Predicted latency is the table's. Else it is NaN: not predicted.
+        """
+        limit_ms = float(self.latency_ms.max()) if latency_is_known else 1.0
+
+        def predict(genotypes: GenotypeArray) -> Costs:
+            found = [self._index.get(row.tobytes(), -1) for row in np.ascontiguousarray(genotypes)]
+            rows = np.array(found, dtype=np.int64)
+            exists = rows >= 0
+            nothing = np.full(len(rows), np.nan)
+            if latency_is_known:
+                latency_ms = high_ms = np.where(exists, self.latency_ms[rows], np.nan)
+            else:
+                latency_ms, high_ms = nothing, np.where(exists, 0.0, np.nan)
+            counts = np.zeros(len(rows), dtype=np.int64)
+            return Costs(latency_ms, latency_ms, high_ms, exists.astype(np.float64), counts, counts)
+
+        # NaN meets no budget, so this one leaves out what is not in the table, and nothing else.
+        return Problem(self.space, predict, (Budget("latency_ms", limit_ms),))
+
+    def hypervolume(self, rows: NDArray[np.int64]) -> float:
+        """Hypervolume of some rows, as a share of that of the whole table."""
+        return pareto.hypervolume(self._scaled[rows], REFERENCE) / self._whole
+
+    def hypervolumes(self, rows: NDArray[np.int64]) -> FloatArray:
+        """The same after each of the rows, in order, `(n,)`."""
+        curve = np.empty(len(rows))
+        front = np.empty(0, dtype=np.int64)
+        for i, row in enumerate(rows):
+            front = np.append(front, row)
+            front = front[pareto.non_dominated(self._scaled[front])]
+            is_new = front[-1:] == row
+            curve[i] = self.hypervolume(front) if i == 0 or is_new.any() else curve[i - 1]
+        return curve
+
+    @cached_property
+    def _index(self) -> dict[bytes, int]:
+        return {row.tobytes(): i for i, row in enumerate(self.space.rows)}
+
+    @cached_property
+    def _scaled(self) -> FloatArray:
+        low, high = self.latency_ms.min(), self.latency_ms.max()
+        return np.column_stack([self.error, (self.latency_ms - low) / (high - low)])
+
+    @cached_property
+    def _whole(self) -> float:
+        return pareto.hypervolume(self._scaled, REFERENCE)
+
+
+def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable:
+    """Read a table from Parquet; rows without one of the two values are left out.
+
+    Args:
+        path: The file.
+        accuracy: Column of accuracies, in [0, 1].
+        latency: Column of latencies, or of energies: any cost > 0.
+
+    Raises:
+        DataError: If the file cannot be read, or does not hold what was asked for.
+        ConfigError: If there is no column of such a name.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as reason:
+        raise DataError(f"cannot read the table {path}: {reason}") from None
+    choices = [name for name in frame.columns if name.startswith(CHOICE_PREFIX)]
+    if not choices:
+        raise DataError(
+            f"{path} has no column that starts with {CHOICE_PREFIX!r}; those say what an "
+            f"architecture is (columns: {', '.join(frame.columns)})"
+        )
+    others = [name for name in frame.columns if name not in choices]
+    for name in (accuracy, latency):
+        if name not in others:
+            raise ConfigError(unknown_name("column", name, others))
+    frame = frame[[*choices, accuracy, latency]].dropna()
+    if frame[choices].duplicated().any():
+        frame = frame.groupby(choices, as_index=False, sort=False).mean()  # repeated evaluations
+    error = 1.0 - frame[accuracy].to_numpy(np.float64)
+    latency_ms = frame[latency].to_numpy(np.float64)
+    if len(frame) < 2 or not latency_ms.max() > latency_ms.min() > 0:
+        raise DataError(f"column {latency!r} of {path} must be > 0 and differ between rows")
+    if error.min() < 0 or error.max() > 1:
+        raise DataError(
+            f"column {accuracy!r} of {path} must lie in [0, 1], it goes from "
+            f"{1 - error.max():g} to {1 - error.min():g}: give shares, not percent"
+        )
+    options = {name: sorted(frame[name].unique().tolist()) for name in choices}
+    longest = max(options.values(), key=len)
+    if all(set(values) <= set(longest) for values in options.values()):
+        # The same choice at several places, of which a table need not hold every option.
+        options = dict.fromkeys(choices, longest)
+    spaces = [Choice(name, tuple(values)) for name, values in options.items()]
+    columns = [np.searchsorted(np.array(options[n]), frame[n].to_numpy()) for n in choices]
+    rows = np.ascontiguousarray(np.column_stack(columns), dtype=np.int64)
+    space = TableSpace(path.stem, tuple(spaces), _no_input, (), rows)
+    return SearchTable(space, error, latency_ms)
+
+
+def _no_input(options: Any) -> Shape:
+    return (1, 1, 1)

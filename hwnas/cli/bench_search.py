@@ -1,0 +1,88 @@
+"""`hwnas bench search`: how many evaluations strategies need, on tables with a known front."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwnas.cli.output import AsJson, ConsoleProgress, print_json, print_table
+
+
+def search(
+    table: Annotated[
+        Path,
+        typer.Option("--table", help="Parquet file: columns op*, accuracies, latencies."),
+    ],
+    accuracy: Annotated[str, typer.Option("--accuracy", help="Column of accuracies, in [0, 1].")],
+    latency: Annotated[str, typer.Option("--latency", help="Column of latencies.")],
+    strategies: Annotated[
+        str,
+        typer.Option(
+            "--strategies",
+            help="Names, as a,b,c. `default` is ours; pymoo-nsga2, optuna-nsga2, optuna-tpe and "
+            "optuna-gp are those of other packages.",
+        ),
+    ] = "default,evolution,random",
+    evaluations: Annotated[
+        int, typer.Option("--evaluations", min=1, help="Architectures that each may evaluate.")
+    ] = 200,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeats, with seeds 0, 1, …")] = 10,
+    latency_known: Annotated[
+        bool,
+        typer.Option("--latency-known", help="Latency is predicted for free, as in a search."),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the curves with bands, as HTML.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluations that each strategy needs to 99, 99.5 and 99.9 % of the true hypervolume.
+
+    An architecture that is not in the table is invalid and costs no evaluation, and neither does
+    one that was evaluated before. Strategies see the columns op* only.
+
+    Example: [bold]hwnas bench search --table search.parquet --accuracy cifar10_accuracy
+    --latency fpga_ms --strategies default,random --latency-known[/bold]
+    """
+    from hwnas.bench.search import bench_search, draw_curves
+    from hwnas.errors import ConfigError
+
+    if plot is not None and not plot.parent.is_dir():
+        raise ConfigError(f"the folder of --plot {plot} does not exist: make it first")
+    record = bench_search(
+        table,
+        accuracy=accuracy,
+        latency=latency,
+        strategies=[name.strip() for name in strategies.split(",") if name.strip()],
+        n_evaluations=evaluations,
+        n_seeds=seeds,
+        latency_is_known=latency_known,
+        progress=ConsoleProgress(),
+    )
+    for name, reason in record["not_available"].items():
+        typer.echo(f"{name}: {reason}", err=True)
+    if plot is not None:
+        draw_curves(record, plot)
+    if as_json:
+        print_json(record)
+        return
+    print_table(
+        f"{accuracy} × {latency} of {table.name}: evaluations to a share of the true hypervolume, "
+        f"median of {seeds} seeds (quartiles)",
+        ("", "99 %", "99.5 %", "99.9 %", f"after {evaluations}", "s a search"),
+        [_row(name, found) for name, found in record["strategies"].items()],
+    )
+
+
+def _row(name: str, found: dict[str, Any]) -> list[object]:
+    last = list(found["hypervolume_at"].values())[-1]["median"]
+    shares = [_with_quartiles(q) for q in found["evaluations_to"].values()]
+    return [(found["version"] and f"{name} ({found['version']})") or name, *shares,
+            f"{100 * last:.2f} %", found["seconds"]]  # fmt: skip
+
+
+def _with_quartiles(found: dict[str, float | None]) -> str:
+    q1, median, q3 = ("more" if v is None else f"{v:g}" for v in found.values())
+    return f"{median} ({q1} to {q3})" if found["q1"] is not None else "more"

@@ -1,0 +1,89 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hwnas import pareto
+from hwnas.strategies import Evolution, Guided, RandomSearch, Trial
+from hwnas.strategies.guided import _relevant
+
+
+def objectives_of(strategy, toy, n_trials):
+    found = []
+    for number in range(n_trials):
+        genotype = strategy.ask()
+        found.append(toy.objectives(genotype))
+        strategy.tell(Trial(number, genotype, found[-1]))
+    return np.array(found)
+
+
+def without_latency(problem):
+    """The same problem, of which latency is known by evaluating only."""
+
+    def predict(genotypes):
+        costs = problem.predict(genotypes)
+        nothing = np.full(len(genotypes), np.nan)
+        return dataclasses.replace(costs, latency_ms=nothing, low_ms=nothing, high_ms=nothing)
+
+    return dataclasses.replace(problem, predict=predict)
+
+
+def volume(objectives):
+    return pareto.hypervolume(objectives, [1.0, 10.0])  # the slowest network needs 10 ms
+
+
+@pytest.mark.parametrize("latency_is_known", [True, False])
+def test_forty_trials_dominate_more_than_others_do(make_toy, latency_is_known):
+    toy = make_toy()
+    problem = toy.problem if latency_is_known else without_latency(toy.problem)
+    guided = volume(objectives_of(Guided(problem, seed=0), toy, 40))
+    for other in (Evolution, RandomSearch):
+        assert guided > volume(objectives_of(other(toy.problem, seed=0), toy, 40))
+
+
+def test_the_first_proposals_come_from_equal_parts_of_the_feasible_latencies(make_toy):
+    toy = make_toy(limit_ms=3.0)
+    latency_ms = objectives_of(Guided(toy.problem, seed=0, n_initial=8), toy, 8)[:, 1]
+    drawn = toy.problem.space.sample(np.random.default_rng(1), 4096)
+    feasible_ms = toy.problem.predict(drawn[toy.problem.is_feasible(drawn)]).latency_ms
+    shares = [(feasible_ms < value).mean() for value in sorted(latency_ms)]
+    # One in each eighth; another sample of networks moves the borders a little.
+    assert shares == pytest.approx((np.arange(8) + 0.5) / 8, abs=0.5 / 8 + 0.03)
+
+
+def test_what_runs_already_is_not_worth_running_again(make_toy):
+    toy = make_toy(limit_ms=3.0)
+    strategy = Guided(toy.problem, seed=0)
+    objectives_of(strategy, toy, 16)
+    genotypes, _ = strategy._pool
+    before = strategy._model().gain()
+    best = int(before.argmax())
+    running = tuple(genotypes[best].tolist())
+    strategy.tell(Trial(16, running, None))
+    after = strategy._model().gain()
+    assert after[best] < 0.7 * before[best]
+    assert after.sum() < before.sum()  # those like it gain less, too
+
+
+def test_of_many_trials_those_near_the_front_are_learnt_from():
+    rng = np.random.default_rng(0)
+    objectives = rng.random((1000, 2))
+    rows = _relevant(objectives, 200)
+    assert len(rows) == len(set(rows)) == 200
+    assert set(np.flatnonzero(pareto.ranks(objectives) <= 3)) <= set(rows)
+    assert pareto.ranks(objectives)[rows].max() > 0.8 * pareto.ranks(objectives).max()
+    assert (_relevant(objectives[:50], 200) == np.arange(50)).all()
+
+
+def test_an_error_of_zero_is_learnt_from_too(make_toy):
+    toy = make_toy(n_stages=1, n_layers=2)
+    strategy = Guided(toy.problem, seed=0, n_initial=4)
+    for number in range(8):
+        genotype = strategy.ask()
+        strategy.tell(Trial(number, genotype, (0.0 if number % 2 else 0.5, 1.0 + number)))
+    assert toy.problem.is_feasible(np.array([strategy.ask()])).all()
+
+
+def test_one_initial_trial_is_refused(make_toy):
+    with pytest.raises(ValueError, match="two trials"):
+        Guided(make_toy().problem, seed=0, n_initial=1)
