@@ -18,6 +18,7 @@ FloatArray = NDArray[np.float64]
 MIN_MS = 1e-12
 MAX_LOG_WIDTH = 20.0  # a factor of 5e8: beyond, an end is as good as none
 N_KNOTS, NEAR_SHARE = 7, 0.25
+UNUSUAL = 2.0  # times the usual expected error
 N_FOLDS = 5
 
 
@@ -84,17 +85,19 @@ def local_scale(position: ArrayLike, errors: ArrayLike) -> NDArray[np.float64]:
 class Calibration:
     """How far predictions were off on networks that the model did not see.
 
-    An error is scaled by what errors near that latency are, and by what the model itself expects:
-    intervals are narrow where it is sure and rests on much.
+    An error is scaled by what errors near that latency are, and by how much less sure than usual
+    the model itself is. What it is more than twice as unsure of as usual is widened by all of that.
 
     Attributes:
         position: Logarithms of predicted latencies, rising, `(k,)`.
         scale: Typical error near each, `(k,)`.
+        usual: The relative error that the model usually expects.
         errors: Logarithms of measured over predicted in units of the scale, rising, `(n,)`.
     """
 
     position: FloatArray
     scale: FloatArray
+    usual: float
     errors: FloatArray
 
     @classmethod
@@ -102,8 +105,9 @@ class Calibration:
         """From n networks: predictions, the errors that the model expected, and measurements."""
         position, off = np.log(predicted_ms), np.log(measured_ms / predicted_ms)
         knots, scale = local_scale(position, off)
-        unit = cls(knots, scale, np.zeros(1))._unit(position, error)
-        return cls(knots, scale, np.sort(off / unit))
+        usual = max(float(np.median(error)), 1e-6)
+        unit = cls(knots, scale, usual, np.zeros(1))._unit(position, error)
+        return cls(knots, scale, usual, np.sort(off / unit))
 
     def bounds(
         self, predicted_ms: FloatArray, error: FloatArray, *, level: float
@@ -117,11 +121,18 @@ class Calibration:
         )
 
     def _unit(self, position: FloatArray, error: FloatArray) -> FloatArray:
-        return np.hypot(np.interp(position, self.position, self.scale), error)
+        scale = np.interp(position, self.position, self.scale)
+        less_sure = np.hypot(1, error / self.usual) / math.sqrt(2)
+        return np.asarray(scale * less_sure + np.maximum(error - UNUSUAL * self.usual, 0.0))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by name."""
-        return {"position": self.position, "scale": self.scale, "errors": self.errors}
+        return {
+            "position": self.position,
+            "scale": self.scale,
+            "usual": np.array([self.usual]),
+            "errors": self.errors,
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -134,10 +145,13 @@ class Calibration:
             np.asarray(arrays[name], np.float64).reshape(-1)
             for name in ("position", "scale", "errors")
         )
+        (usual,) = np.asarray(arrays["usual"], np.float64).reshape(-1)
         rising = (np.diff(position) >= 0).all() and (np.diff(errors) >= 0).all()
-        if not (len(position) == len(scale) > 0 and len(errors) and rising and scale.min() > 0):
+        if not (
+            len(position) == len(scale) > 0 and len(errors) and rising and scale.min() > 0 < usual
+        ):
             raise ValueError("the arrays do not describe intervals")
-        return cls(position, scale, errors)
+        return cls(position, scale, float(usual), errors)
 
 
 def min_examples(level: float) -> int:
