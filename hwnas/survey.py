@@ -10,14 +10,13 @@ from hwnas.campaign import Candidate, check_amount, open_campaign
 from hwnas.campaign_report import EXPORTING, CampaignReport
 from hwnas.progress import Progress
 from profilers.isolation import AnyProfiler
-from profilers.measurement import FAMILY_TAG, NetworkMeasurement
+from profilers.measurement import FAMILY_TAG, SURVEY_FAMILY, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
 from profilers.store import MeasurementStore
 from profilers.survey import survey_model
 from profilers.targets import Target
 
-SURVEY = "survey"
-TAGS = {FAMILY_TAG: SURVEY}
+TAGS = {FAMILY_TAG: SURVEY_FAMILY}
 SECONDS_PER_NETWORK = 1.0
 SEEDS_EACH = 10**6  # networks of one seed are never those of another
 
@@ -36,7 +35,7 @@ def survey_models(seed: int, n: int | None = None, *, batch: int = 1) -> Iterato
 
 def is_surveyed(measurement: NetworkMeasurement) -> bool:
     """Whether the network is one of a survey."""
-    return measurement.tags.get(FAMILY_TAG) == SURVEY
+    return measurement.tags.get(FAMILY_TAG) == SURVEY_FAMILY
 
 
 def profile_survey(
@@ -84,7 +83,13 @@ def profile_survey(
     report = report if report is not None else CampaignReport()
     candidates = _candidates(survey_models(seed, n_networks, batch=target.batch), report)
     with open_campaign(
-        SURVEY, target, store, seconds=seconds, progress=progress, profiler=profiler, report=report
+        SURVEY_FAMILY,
+        target,
+        store,
+        seconds=seconds,
+        progress=progress,
+        profiler=profiler,
+        report=report,
     ) as campaign:
         if minutes is None:
             assert n_networks is not None

@@ -68,7 +68,7 @@ class Evidence:
             counts=counts,
             latency_ms=np.array([network.latency_ms for network in networks]),
             in_place_ms=_medians(np.array(columns, np.int64), np.array(ms), n),
-            alone_ms=np.array([max(alone.get(kernel, np.nan), MIN_MS) for kernel in kernels]),
+            alone_ms=np.maximum([alone.get(kernel, np.nan) for kernel in kernels], MIN_MS),
         )
 
     @cached_property

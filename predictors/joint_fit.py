@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.evidence import Evidence
+from predictors.evidence import MIN_MS, Evidence
 from predictors.gaussian_process import GroupProcess
 from predictors.network_correction import NetworkCorrection, kernel_terms
-from predictors.rooflines import MIN_MS, Rooflines, fit_rooflines
+from predictors.rooflines import Rooflines, fit_rooflines
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -6,6 +6,7 @@ learned by `joint_fit.py`. Kernels that were measured alone are looked up.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self
@@ -13,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.evidence import Evidence
+from predictors.evidence import MIN_MS, Evidence
 from predictors.features import N_SCALED, SCALING, group, scaled_features, work
 from predictors.gaussian_process import Covariance, GroupProcess
 from predictors.joint_fit import (
@@ -24,7 +25,7 @@ from predictors.joint_fit import (
     fit_jointly,
 )
 from predictors.network_correction import NetworkCorrection
-from predictors.rooflines import MIN_MS, N_TERMS, Rooflines
+from predictors.rooflines import N_TERMS, Rooflines
 from profilers.kernels import Kernel
 from profilers.measurement import NetworkMeasurement
 
@@ -88,7 +89,7 @@ class KernelLatencyPredictor:
         """
         kernels = list(alone_ms)
         predicted_ms, error = self._model(kernels)
-        other = type(self)(JointFit(self.rooflines_, self.processes_, self.alone_factor_), ())
+        other = copy.copy(self)
         other.measured_ = self.measured_ | {kernel.key for kernel in kernels}
         other.looked_up_ = dict(self.looked_up_)
         over_all = self.alone_factor_[ANY_GROUP]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,7 +16,12 @@ from predictors.intervals import Calibration, min_examples
 from predictors.kernel_latency import KNOWN_ERROR, KernelLatencyPredictor
 from predictors.network_correction import NetworkCorrection
 from profilers.kernels import Kernel
-from profilers.measurement import FAMILY_TAG, KernelLatency, NetworkMeasurement
+from profilers.measurement import (
+    FAMILY_TAG,
+    SURVEY_FAMILY,
+    KernelLatency,
+    NetworkMeasurement,
+)
 from profilers.targets import Target
 
 FloatArray = NDArray[np.float64]
@@ -27,7 +33,6 @@ DEFAULT_LEVEL = 0.9
 # Additive over kernels: ms, ms · expected error, ms of known ones, what the correction needs.
 N_TERMS = 3 + network_correction.N_FEATURES
 ANY_FAMILY = ""
-SURVEY_FAMILY = "survey"  # random networks of all kinds: no family of its own
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,7 @@ class NetworkLatencyPredictor:
         """The same predictor, which also knows these kernels, measured outside of any network."""
         if self.kernels_ is None:
             raise NotFittedError("with_isolated was called before fit")
-        other = type(self)(level=self.level, seed=self.seed)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.kernels_ = self.kernels_.knowing(
             {kernel: run.latency_ms for kernel, run in isolated.items()}
         )

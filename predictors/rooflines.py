@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.evidence import Evidence
+from predictors.evidence import MIN_MS, Evidence
 
 FloatArray = NDArray[np.float64]
 N_TERMS = 3
@@ -21,7 +21,6 @@ RIDGE = 1e-3
 KERNEL_WEIGHT = 0.1
 SMALLEST = 0.1
 MAX_KERNELS = 4000  # in place, evenly taken: more say nothing new about straight lines
-MIN_MS = 1e-6
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from profilers.targets import Target
 from profilers.timing import LatencySamples
 
 FAMILY_TAG = "family"  # the tag that says what kind of network it is
+SURVEY_FAMILY = "survey"  # its value for random networks of all kinds: no family of its own
 
 
 @dataclass(frozen=True)
