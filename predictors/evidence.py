@@ -29,6 +29,7 @@ class Evidence:
         kernels: `n_kernels` of them.
         counts: How often each network runs each kernel, `(n_networks, n_kernels)`.
         latency_ms: Of the networks, end to end, `(n_networks,)`.
+        profiled_ms: Sum of the kernels that the network's own profile shows, `(n_networks,)`.
         in_place_ms: Median of the kernel's measurements in networks, `(n_kernels,)`; nan: none.
         alone_ms: Of the kernel outside of any network, `(n_kernels,)`; nan: not measured so.
     """
@@ -36,6 +37,7 @@ class Evidence:
     kernels: tuple[Kernel, ...]
     counts: csr_array
     latency_ms: FloatArray
+    profiled_ms: FloatArray
     in_place_ms: FloatArray
     alone_ms: FloatArray
 
@@ -67,6 +69,7 @@ class Evidence:
             kernels=tuple(kernels),
             counts=counts,
             latency_ms=np.array([network.latency_ms for network in networks]),
+            profiled_ms=np.array([network.kernel_sum_ms for network in networks]),
             in_place_ms=_medians(np.array(columns, np.int64), np.array(ms), n),
             alone_ms=np.maximum([alone.get(kernel, np.nan) for kernel in kernels], MIN_MS),
         )
@@ -85,6 +88,13 @@ class Evidence:
     def work(self) -> FloatArray:
         """Launch, MACs and bytes of the kernels, `(n_kernels, 3)`."""
         return work(self.kernels)
+
+    @cached_property
+    def around(self) -> csr_array:
+        """Of each kernel, the networks that run it, in equal shares, `(n_kernels, n_networks)`."""
+        present = (self.counts > 0).astype(np.float64)
+        n_networks = np.maximum(np.asarray(present.sum(axis=0)).ravel(), 1.0)
+        return present.multiply(1 / n_networks[None, :]).T.tocsr()
 
     @property
     def has_in_place(self) -> NDArray[np.bool_]:

@@ -101,8 +101,27 @@ class Calibration:
     errors: FloatArray
 
     @classmethod
-    def of(cls, predicted_ms: FloatArray, error: FloatArray, measured_ms: FloatArray) -> Self:
-        """From n networks: predictions, the errors that the model expected, and measurements."""
+    def of(
+        cls,
+        predicted_ms: FloatArray,
+        error: FloatArray,
+        measured_ms: FloatArray,
+        *,
+        drift: float = 0.0,
+    ) -> Self:
+        """From n networks: predictions, the errors that the model expected, and measurements.
+
+        Args:
+            predicted_ms: Of each network, by a model that did not see it, `(n,)`.
+            error: The relative error that the model expected, `(n,)`.
+            measured_ms: What it takes, `(n,)`.
+            drift: By what share measurements of another day may all be higher or lower.
+        """
+        if drift:  # either is as likely
+            predicted_ms, error = np.tile(predicted_ms, 2), np.tile(error, 2)
+            measured_ms = np.concatenate(
+                [measured_ms * math.exp(drift), measured_ms * math.exp(-drift)]
+            )
         position, off = np.log(predicted_ms), np.log(measured_ms / predicted_ms)
         knots, scale = local_scale(position, off)
         usual = max(float(np.median(error)), 1e-6)

@@ -6,7 +6,7 @@ and repeats to a percent. So both are observations of one model:
 
     log latency(network) = log (run + sum of exp(log roofline(k) + f(k))) + g(network) + noise
     log (in place(k) - overhead) = log roofline(k) + f(k) + noise
-    log alone(k) = factor(group) + log roofline(k) + f(k) + noise
+    log (alone(k) - overhead) = factor(group) + log roofline(k) + f(k) + noise
 
 f is a Gaussian process per group of kernels, g a piecewise linear function of what the network is
 as a whole. The first line is linearised a few times (Gauss-Newton); what disagrees counts less
@@ -18,7 +18,7 @@ Reference:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,17 +40,45 @@ N_INDUCING, MIN_INDUCING, MAX_INDUCING = 2400, 12, 220
 N_ITERATIONS = 4
 NETWORK_NOISE, HUBER = 0.008, 2.0
 MIN_KERNEL_NOISE, MAX_KERNEL_NOISE = 0.05, 0.3
-ALONE_NOISE = 0.1
-MIN_BOTH_WAYS = 3
+ALONE_NOISE = 0.05
+# Kernels measured both ways; so many more are as good as given in which alone and in place agree.
+MIN_BOTH_WAYS, AGREEING = 3, 3
 # Of the kernels: the small ones show what a profile adds to all, the large ones how exact it is.
 SMALL_SHARE, LARGE_SHARE = 0.5, 0.3
 # In units of the noise of the overhead. Smaller kernels say nothing in place, nor do those that
 # take less than what the profile adds to them: that differs between kinds.
 READABLE = 3
 MAX_CORRECTION = 2.0
-RUN_STD, MAX_RUN = 0.5, 4.0  # of the logarithm of what a run costs beside its kernels
-MIN_RUN_SHARE = 0.02  # of the fastest network
-ANY_GROUP = ""
+MAX_STEP = 2.0  # of one iteration, as a share of a kernel's latency
+
+
+@dataclass(frozen=True)
+class ProfilerOverhead:
+    """What a profile adds to the time of every kernel, in a network or alone.
+
+    Attributes:
+        ms: In the median.
+        noise_ms: Standard deviation.
+    """
+
+    ms: float = 0.0
+    noise_ms: float = 0.0
+
+    def own_ms(self, profiled_ms: FloatArray) -> FloatArray:
+        """What is left of profiled times without it, at least half of the noise, `(n,)`."""
+        return np.maximum(profiled_ms - self.ms, max(self.noise_ms / 2, MIN_MS))
+
+    def is_readable(self, profiled_ms: FloatArray) -> BoolArray:
+        """Whether a profile says enough of a kernel, `(n,)`; False for nan."""
+        return np.asarray(profiled_ms - self.ms > max(READABLE * self.noise_ms, self.ms))
+
+    def noise_alone(self, profiled_ms: FloatArray) -> FloatArray:
+        """Of the logarithm of `own_ms` of kernels measured alone, `(n,)`.
+
+        How much of it is in them is known to no better than all of it: copies of one small kernel
+        took up to 2 us longer than the kernel between others.
+        """
+        return np.asarray(np.hypot(ALONE_NOISE, self.noise_ms / self.own_ms(profiled_ms)))
 
 
 @dataclass(frozen=True)
@@ -60,42 +88,43 @@ class JointFit:
     Attributes:
         rooflines: By group, and what a run costs beside its kernels.
         processes: The corrections f, by group.
-        alone_factor: Log of what a kernel takes alone over what it takes in place, by group; `""`
-            holds for all others.
+        alone_factor: Log of what a kernel takes alone over what it takes in place, by group; 0 for
+            all others.
+        overhead: Of a profile.
     """
 
     rooflines: Rooflines
     processes: dict[str, GroupProcess]
     alone_factor: dict[str, float]
+    overhead: ProfilerOverhead = ProfilerOverhead()
 
 
 def fit_jointly(evidence: Evidence) -> tuple[JointFit, NetworkCorrection]:
     """Fit rooflines, the corrections f and g, and overheads to all measurements at once."""
-    rooflines = fit_rooflines(evidence)
+    rooflines, profile_ms = fit_rooflines(evidence)
     base = np.log(rooflines.latency_ms(evidence.work, evidence.groups))
-    run = max(rooflines.run_ms, MIN_RUN_SHARE * float(evidence.latency_ms.min()))
     sums = evidence.counts @ kernel_terms(evidence.kernels)
     network = NetworkCorrection.prior(sums)
     weights = _Weights(evidence, np.exp(base), network.basis(sums))
     observed = np.log(evidence.latency_ms)
-    factor = {ANY_GROUP: 0.0}
+    factor: dict[str, float] = {}
+    overhead = ProfilerOverhead()
     for _ in range(N_ITERATIONS):
         kernel_ms = np.exp(base + weights.of_kernels)
-        run_ms = run * np.exp(weights.of_run)
-        total = evidence.counts @ kernel_ms + run_ms
+        total = evidence.counts @ kernel_ms + rooflines.run_ms
         share = evidence.counts.multiply(kernel_ms[None, :]).multiply(1 / total[:, None]).tocsr()
-        rows = weights.rows(share, run_ms / total)
+        rows = weights.rows(share)
         error = observed - np.log(total) - weights.of_networks
         # Linear around the present weights: what they explain by way of the sum is added back.
         target = observed - np.log(total) + rows @ weights.mean - weights.of_networks
         equations = _Equations(weights.size)
         equations.add(rows, target, _huber(error, NETWORK_NOISE))
-        _add_in_place(equations, weights, evidence, base, kernel_ms)
-        factor = _add_alone(equations, weights, evidence, base, kernel_ms)
+        overhead = _overhead(evidence, kernel_ms, profile_ms)
+        _add_in_place(equations, weights, evidence, base, kernel_ms, overhead)
+        factor = _add_alone(equations, weights, evidence, base, kernel_ms, overhead)
         weights.solve(equations)
-    rooflines = replace(rooflines, run_ms=float(run * np.exp(weights.of_run)))
     return (
-        JointFit(rooflines, weights.posterior(), factor),
+        JointFit(rooflines, weights.posterior(), factor, overhead),
         network.with_weights(weights.mean[weights.network]),
     )
 
@@ -120,7 +149,7 @@ class _Equations:
 
 
 class _Weights:
-    """The weights of all parts in one vector: groups of kernels, the network's, the run's."""
+    """The weights of all parts in one vector: groups of kernels, then the network's."""
 
     def __init__(self, evidence: Evidence, kernel_ms: FloatArray, basis: FloatArray) -> None:
         self.groups: dict[str, tuple[BoolArray, GroupProcess, FloatArray, slice]] = {}
@@ -132,18 +161,17 @@ class _Weights:
             self.groups[name] = (of_group, process, phi, slice(at, at + phi.shape[1]))
             at += phi.shape[1]
         self.network = slice(at, at + basis.shape[1])
-        self.size = self.network.stop + 1
+        self.size = self.network.stop
         self.basis = basis
         self.n_kernels = len(evidence.kernels)
         self.mean = np.zeros(self.size)
 
-    def rows(self, share: csr_array, run_share: FloatArray) -> FloatArray:
+    def rows(self, share: csr_array) -> FloatArray:
         """By how much each weight changes the logarithm of each network's latency."""
         found = np.zeros((share.shape[0], self.size))
         for of_group, _, phi, columns in self.groups.values():
             found[:, columns] = share[:, np.flatnonzero(of_group)] @ phi
         found[:, self.network] = self.basis
-        found[:, -1] = RUN_STD * run_share
         return found
 
     @property
@@ -158,11 +186,6 @@ class _Weights:
     def of_networks(self) -> FloatArray:
         """The correction g of each network, `(n_networks,)`."""
         return np.asarray(self.basis @ self.mean[self.network])
-
-    @property
-    def of_run(self) -> float:
-        """The correction of what a run costs beside its kernels."""
-        return float(np.clip(RUN_STD * self.mean[-1], -MAX_RUN, MAX_RUN))
 
     def solve(self, equations: _Equations) -> None:
         """Take over what the equations say."""
@@ -199,35 +222,43 @@ def _huber(error: FloatArray, noise: FloatArray | float) -> FloatArray:
     return np.asarray(weight / np.square(noise), dtype=np.float64)
 
 
+def _overhead(evidence: Evidence, kernel_ms: FloatArray, overhead_ms: float) -> ProfilerOverhead:
+    """What a profile adds to a kernel, and how it scatters over the smallest that are shown."""
+    seen = evidence.has_in_place
+    if not seen.any():
+        return ProfilerOverhead(overhead_ms)
+    small = seen & (kernel_ms <= np.quantile(kernel_ms[seen], SMALL_SHARE))
+    off = np.abs(evidence.in_place_ms - kernel_ms - overhead_ms)
+    return ProfilerOverhead(overhead_ms, 1.5 * float(np.median(off[small])))
+
+
 def _add_in_place(
     equations: _Equations,
     weights: _Weights,
     evidence: Evidence,
     base: FloatArray,
     kernel_ms: FloatArray,
+    overhead: ProfilerOverhead,
 ) -> None:
-    """Observe kernels in place, without the profiler's own time, where they are long enough."""
+    """Observe kernels in place, without the profiler's own time.
+
+    Linear around what is believed of them now, not in logarithms: the reading of a kernel that is
+    shorter than the scatter of that time may be anything, but all together say what it takes.
+    """
     seen = evidence.has_in_place
     if not seen.any():
         return
-    extra = evidence.in_place_ms - kernel_ms
-    small = seen & (kernel_ms <= np.quantile(kernel_ms[seen], SMALL_SHARE))
-    overhead = float(np.median(extra[small]))
-    noise_ms = 1.5 * float(np.median(np.abs(extra - overhead)[small]))
-    own_ms = evidence.in_place_ms - overhead
-    readable = seen & (own_ms > max(READABLE * noise_ms, overhead))
-    if not readable.any():
-        return
-    log_ms = np.log(np.where(readable, own_ms, 1.0))
-    large = readable & (kernel_ms >= np.quantile(kernel_ms[readable], 1 - LARGE_SHARE))
-    off = np.median(np.abs(log_ms - np.log(kernel_ms))[large])
-    relative = float(np.clip(1.5 * off, MIN_KERNEL_NOISE, MAX_KERNEL_NOISE))
-    noise = np.hypot(relative, noise_ms / np.where(readable, own_ms, 1.0))
-    precision = _huber(log_ms - np.log(kernel_ms), noise)
+    read_ms = np.where(seen, evidence.in_place_ms - overhead.ms, kernel_ms)
+    off = np.clip(read_ms / kernel_ms - 1, -1.0, MAX_STEP)
+    large = seen & (kernel_ms >= np.quantile(kernel_ms[seen], 1 - LARGE_SHARE))
+    relative = float(
+        np.clip(1.5 * np.median(np.abs(off[large])), MIN_KERNEL_NOISE, MAX_KERNEL_NOISE)
+    )
+    precision = _huber(off, np.hypot(relative, overhead.noise_ms / kernel_ms))
     for of_group, _, phi, columns in weights.groups.values():
-        here = readable[of_group]
-        at = np.flatnonzero(of_group)[here]
-        equations.add(phi[here], (log_ms - base)[at], precision[at], columns)
+        at = np.flatnonzero(of_group & seen)
+        target = np.log(kernel_ms[at]) - base[at] + off[at]
+        equations.add(phi[seen[of_group]], target, precision[at], columns)
 
 
 def _add_alone(
@@ -236,22 +267,23 @@ def _add_alone(
     evidence: Evidence,
     base: FloatArray,
     kernel_ms: FloatArray,
+    overhead: ProfilerOverhead,
 ) -> dict[str, float]:
     """Observe kernels that were measured alone; what that changes, by group."""
-    alone = evidence.has_alone
-    log_ms = np.log(np.where(alone, evidence.alone_ms, 1.0))
-    both = alone & evidence.has_in_place
-    ratio = log_ms - np.log(kernel_ms)
-    over_all = float(np.median(ratio[both])) if both.sum() >= MIN_BOTH_WAYS else 0.0
-    factor = {ANY_GROUP: over_all}
+    alone = evidence.has_alone & overhead.is_readable(evidence.alone_ms)
+    profiled_ms = np.where(alone, evidence.alone_ms, 1.0)
+    ratio = np.log(overhead.own_ms(profiled_ms)) - np.log(kernel_ms)
+    noise = overhead.noise_alone(profiled_ms)
+    both = alone & evidence.has_in_place & (noise <= MAX_KERNEL_NOISE)
+    factor = {}
     for name, (of_group, _, phi, columns) in weights.groups.items():
-        here = both & of_group
-        if here.sum() >= MIN_BOTH_WAYS:
-            factor[name] = float(np.median(ratio[here]))
+        n_both = int((both & of_group).sum())
+        if n_both >= MIN_BOTH_WAYS:
+            median = float(np.median(ratio[both & of_group]))
+            factor[name] = median * n_both / (n_both + AGREEING)
         rows = alone[of_group]
         at = np.flatnonzero(of_group)[rows]
-        target = (log_ms - base)[at] - factor.get(name, over_all)
-        equations.add(
-            phi[rows], target, _huber(ratio[at] - factor.get(name, over_all), ALONE_NOISE), columns
-        )
+        off = ratio[at] - factor.get(name, 0.0)
+        target = np.log(kernel_ms[at]) - base[at] + off
+        equations.add(phi[rows], target, _huber(off, noise[at]), columns)
     return factor

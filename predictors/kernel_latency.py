@@ -7,6 +7,7 @@ learned by `joint_fit.py`. Kernels that were measured alone are looked up.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self
@@ -14,14 +15,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.evidence import MIN_MS, Evidence
+from predictors.evidence import Evidence
 from predictors.features import N_SCALED, SCALING, group, scaled_features, work
 from predictors.gaussian_process import Covariance, GroupProcess
 from predictors.joint_fit import (
-    ALONE_NOISE,
-    ANY_GROUP,
     MAX_CORRECTION,
     JointFit,
+    ProfilerOverhead,
     fit_jointly,
 )
 from predictors.network_correction import NetworkCorrection
@@ -34,7 +34,7 @@ FloatArray = NDArray[np.float64]
 KNOWN_ERROR = 0.2
 UNKNOWN_GROUP_ERROR = 1.0
 _ARRAYS = ("rooflines", "inducing", "mean", "root")
-OWN_STD = 0.05  # of a kernel beside those like it
+OWN_STD = 0.1  # of a kernel beside those like it
 
 
 class KernelLatencyPredictor:
@@ -46,8 +46,9 @@ class KernelLatencyPredictor:
     Attributes:
         rooflines_: By group of kernels.
         processes_: Corrections of the rooflines, by group.
-        alone_factor_: Log of what a kernel takes alone over what it takes in place, by group; `""`
-            holds for all others.
+        alone_factor_: Log of what a kernel takes alone over what it takes in place, by group; 0 for
+            all others.
+        overhead_: What a profile adds to a kernel, in a network or alone.
         measured_: `Kernel.key` of what was measured, in networks or alone.
         looked_up_: Milliseconds and expected relative error of kernels measured alone, by key.
     """
@@ -56,6 +57,7 @@ class KernelLatencyPredictor:
         self.rooflines_ = fit.rooflines
         self.processes_ = fit.processes
         self.alone_factor_ = fit.alone_factor
+        self.overhead_ = fit.overhead
         self.measured_ = frozenset(kernel.key for kernel in measured)
         self.looked_up_: dict[str, tuple[float, float]] = {}
 
@@ -85,21 +87,22 @@ class KernelLatencyPredictor:
         """The same predictor, which has also seen these kernels measured alone.
 
         Two estimates, each by its inverse variance: what was predicted, and what was measured,
-        corrected by what measuring alone does to kernels of the group.
+        without the profiler's own time and corrected by what measuring alone does to the group.
         """
         kernels = list(alone_ms)
         predicted_ms, error = self._model(kernels)
         other = copy.copy(self)
         other.measured_ = self.measured_ | {kernel.key for kernel in kernels}
         other.looked_up_ = dict(self.looked_up_)
-        over_all = self.alone_factor_[ANY_GROUP]
-        for kernel, ms, std in zip(kernels, predicted_ms, error, strict=True):
-            prior = std**2 + OWN_STD**2
-            weight = prior / (prior + ALONE_NOISE**2)
-            factor = self.alone_factor_.get(group(kernel), over_all)
-            log_ms = np.log(max(alone_ms[kernel], MIN_MS)) - factor
+        profiled_ms = np.array([alone_ms[kernel] for kernel in kernels])
+        own_ms = self.overhead_.own_ms(profiled_ms)
+        noise = self.overhead_.noise_alone(profiled_ms)
+        for i, kernel in enumerate(kernels):
+            prior = error[i] ** 2 + OWN_STD**2
+            weight = prior / (prior + noise[i] ** 2)
+            log_ms = np.log(own_ms[i]) - self.alone_factor_.get(group(kernel), 0.0)
             other.looked_up_[kernel.key] = (
-                float(np.exp((1 - weight) * np.log(ms) + weight * log_ms)),
+                float(np.exp((1 - weight) * np.log(predicted_ms[i]) + weight * log_ms)),
                 float(np.sqrt((1 - weight) * prior)),
             )
         return other
@@ -140,6 +143,7 @@ class KernelLatencyPredictor:
             "n_inducing": [len(part["mean"]) for part in parts],
             "run_ms": self.rooflines_.run_ms,
             "alone_factor": self.alone_factor_,
+            "overhead_ms": [self.overhead_.ms, self.overhead_.noise_ms],
             "measured": sorted(self.measured_),
             "looked_up": {key: list(value) for key, value in self.looked_up_.items()},
             "features": SCALING,
@@ -190,7 +194,11 @@ class KernelLatencyPredictor:
             raise ValueError(f"a run costs at least nothing, not {run_ms} ms")
         rooflines = Rooflines(dict(zip(names, lines, strict=False)), lines[-1], run_ms)
         factors = {str(name): float(value) for name, value in data["alone_factor"].items()}
-        predictor = cls(JointFit(rooflines, processes, {ANY_GROUP: 0.0} | factors), ())
+        overhead = ProfilerOverhead(*(float(ms) for ms in data["overhead_ms"]))
+        if not (math.isfinite(overhead.ms) and 0 <= overhead.noise_ms < math.inf):
+            raise ValueError("what a profile adds is no number of milliseconds")
+        fit = JointFit(rooflines, processes, factors, overhead)
+        predictor = cls(fit, ())
         predictor.measured_ = frozenset(str(key) for key in data["measured"])
         for key, (ms, error) in data["looked_up"].items():
             if not (ms > 0 and error >= 0):

@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float64]
 
 FEATURES = ("weight_bytes", "other_bytes")
 N_FEATURES = len(FEATURES)
-STD = 0.02  # of the change of slope at each knot, in the logarithm of the latency
+STD = 0.01  # of the change of slope at each knot, in the logarithm of the latency
 # Where slopes may change: at the sizes that caches have, from 128 KiB to 64 MiB.
 KNOTS = np.log1p(2.0 ** np.arange(17.0, 26.5, 1.5))
 MAX_CORRECTION = 2.0

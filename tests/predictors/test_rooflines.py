@@ -24,12 +24,16 @@ def networks(random_networks):
 
 
 def without_profiles(evidence):
-    return replace(evidence, in_place_ms=np.full(len(evidence.kernels), np.nan))
+    return replace(
+        evidence,
+        profiled_ms=np.zeros(len(evidence.latency_ms)),
+        in_place_ms=np.full(len(evidence.kernels), np.nan),
+    )
 
 
 def test_costs_are_found_from_sums_over_networks_alone(networks, measure):
     evidence = without_profiles(Evidence.of(measure(networks, b=0.0, c=0.02)))
-    found = fit_rooflines(evidence)
+    found, _ = fit_rooflines(evidence)
     assert found.terms.keys() == {"Conv/pointwise", "Conv/spatial", "Add"}
     for name in ("Conv/pointwise", "Conv/spatial"):
         np.testing.assert_allclose(found.terms[name], TERMS, rtol=0.15, err_msg=name)
@@ -43,7 +47,7 @@ def test_each_group_has_its_own_costs(networks, measure, kernel_ms):
     def truth(kernel):
         return kernel_ms(kernel) * (3 if kernel.kind == "Add" else 1)
 
-    found = fit_rooflines(without_profiles(Evidence.of(measure(networks, ms_of=truth))))
+    found, _ = fit_rooflines(without_profiles(Evidence.of(measure(networks, ms_of=truth))))
     (adds, convs) = (found.terms[name][2] for name in ("Add", "Conv/pointwise"))
     assert adds / convs == pytest.approx(3, rel=0.25)
 
@@ -52,13 +56,15 @@ def test_the_profilers_own_time_is_in_no_roofline(networks, measure):
     evidence = Evidence.of(measure(networks, b=0.0, profiler_ms=0.004))
     truth = evidence.work @ TERMS
     assert np.median(evidence.in_place_ms / truth) > 1.3  # as the profile reads them
-    kernel_ms = fit_rooflines(evidence).latency_ms(evidence.work, evidence.groups)
+    found, profile_ms = fit_rooflines(evidence)
+    assert profile_ms == pytest.approx(0.004, rel=0.05)
+    kernel_ms = found.latency_ms(evidence.work, evidence.groups)
     np.testing.assert_allclose(kernel_ms, truth, rtol=0.15)
 
 
 def test_networks_that_are_far_off_do_not_bend_it(networks, measure):
     lines = [
-        fit_rooflines(without_profiles(Evidence.of(measure(networks, outliers=outliers))))
+        fit_rooflines(without_profiles(Evidence.of(measure(networks, outliers=outliers))))[0]
         for outliers in ((), (3, 20, 40))
     ]
     evidence = Evidence.of(measure(networks))
@@ -69,7 +75,7 @@ def test_networks_that_are_far_off_do_not_bend_it(networks, measure):
 def test_a_group_that_was_never_measured_costs_what_kernels_mostly_cost(
     networks, measure, make_elementwise, kernel_ms
 ):
-    found = fit_rooflines(Evidence.of(measure(networks)))
+    found, _ = fit_rooflines(Evidence.of(measure(networks)))
     strangers = [make_elementwise(c, 14, kind="Stranger") for c in (8, 16, 32)]
     ms = found.latency_ms(work(strangers), np.array(["Stranger"] * 3))
     np.testing.assert_allclose(ms, [kernel_ms(k) for k in strangers], rtol=0.5)
