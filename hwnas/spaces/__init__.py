@@ -3,6 +3,22 @@
 Only the description is imported here, without torch; the ready-made spaces are in `catalog`.
 """
 
-from hwnas.spaces.base import Architecture, Block, Choice, Genotype, SearchSpace
+from hwnas.spaces.base import (
+    Architecture,
+    Block,
+    Choice,
+    Constraint,
+    Genotype,
+    SearchSpace,
+    SpaceError,
+)
 
-__all__ = ["Architecture", "Block", "Choice", "Genotype", "SearchSpace"]
+__all__ = [
+    "Architecture",
+    "Block",
+    "Choice",
+    "Constraint",
+    "Genotype",
+    "SearchSpace",
+    "SpaceError",
+]

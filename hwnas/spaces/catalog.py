@@ -1,24 +1,130 @@
-"""The ready-made spaces by name. One line here makes a space available to `--space`."""
+"""The ready-made spaces by name, and spaces of the user's own.
 
+One line in `SPACES` makes a space available to `--space`. `FILE.py:FUNCTION` and `MODULE:FUNCTION`
+name a function of the same form that is not in it.
+"""
+
+from __future__ import annotations
+
+import inspect
 from collections.abc import Callable
+from dataclasses import is_dataclass
+
+import numpy as np
 
 from hwnas.errors import ConfigError, unknown_name
-from hwnas.spaces.base import SearchSpace, Shape
+from hwnas.spaces.base import Block, SearchSpace, Shape
+from hwnas.spaces.darts import darts_space
+from hwnas.spaces.fbnet import fbnet_space, proxylessnas_space
+from hwnas.spaces.gpt import gpt_space
+from hwnas.spaces.mlp import mlp_space
 from hwnas.spaces.mobilenet import mobile_space
+from hwnas.spaces.nasbench201 import nasbench201_space
+from hwnas.spaces.once_for_all import ofa_mobilenet_v3_space
+from hwnas.spaces.recurrent import recurrent_space
+from hwnas.spaces.regnet import regnet_space
+from hwnas.spaces.resnet import resnet_space
+from hwnas.spaces.text_transformer import text_transformer_space
+from hwnas.spaces.vision_transformer import vit_space
+from hwnas.spaces.wavenet import wavenet_space
+from hwnas.user_code import is_reference, load_function, user_errors
 
-# name -> function of the data's (channels, height, width) and number of classes
-SPACES: dict[str, Callable[[Shape, int], SearchSpace]] = {"mobile": mobile_space}
+__all__ = ["SPACES", "describe_spaces", "make_space"]
+
+# From the shape of one example, without the batch, and the number of classes; a space of token ids
+# also takes the size of their vocabulary, as `vocabulary`.
+Factory = Callable[..., SearchSpace]
+
+SPACES: dict[str, Factory] = {
+    # of images
+    "mobile": mobile_space,
+    "ofa_mobilenet_v3": ofa_mobilenet_v3_space,
+    "proxylessnas": proxylessnas_space,
+    "fbnet": fbnet_space,
+    "resnet": resnet_space,
+    "regnet": regnet_space,
+    "nasbench201": nasbench201_space,
+    "darts": darts_space,
+    "vit": vit_space,
+    # of signals
+    "wavenet": wavenet_space,
+    "recurrent": recurrent_space,
+    # of texts
+    "text_transformer": text_transformer_space,
+    "gpt": gpt_space,
+    # of tables
+    "mlp": mlp_space,
+}
+OWN = ("FILE.py:FUNCTION", "MODULE:FUNCTION")
 
 
-def make_space(name: str, input_shape: Shape, n_classes: int) -> SearchSpace:
+def make_space(
+    name: str, input_shape: Shape, n_classes: int, *, vocabulary: int | None = None
+) -> SearchSpace:
     """The space of that name, for data of that shape.
 
+    Args:
+        name: A key of `SPACES`; or `path/to/file.py:function` or `module:function`, a function
+            `(input_shape, n_classes) -> SearchSpace` that raises ValueError if data do not fit.
+            If it has a parameter `vocabulary`, it is a space of token ids.
+        input_shape: Of one example, without the batch.
+        n_classes: Logits that the networks give.
+        vocabulary: Token ids are in `[0, vocabulary)`; None: the data are no token ids.
+
     Raises:
-        ConfigError: There is no such space, or it does not fit the data.
+        ConfigError: There is no such space, it cannot be used, or it does not fit the data.
     """
-    if name not in SPACES:
-        raise ConfigError(unknown_name("space", name, SPACES))
+    if name in SPACES:
+        return _made(SPACES[name], name, input_shape, n_classes, vocabulary)
+    if not is_reference(name):
+        raise ConfigError(unknown_name("space", name, (*SPACES, *OWN)))
+    factory = load_function(name, ConfigError)
+    with user_errors(name, ConfigError):
+        space = _made(factory, name, input_shape, n_classes, vocabulary)
+        _check_own(name, space)
+        return space
+
+
+def describe_spaces() -> dict[str, str]:
+    """One line on each space of the catalog, by name."""
+    docs = {name: inspect.getdoc(factory) or "" for name, factory in SPACES.items()}
+    return {name: doc.partition("\n")[0].replace("`", "") for name, doc in docs.items()}
+
+
+def _made(
+    factory: Factory, name: str, input_shape: Shape, n_classes: int, vocabulary: int | None
+) -> SearchSpace:
+    is_of_tokens = "vocabulary" in inspect.signature(factory).parameters
+    if is_of_tokens != (vocabulary is not None):
+        kinds = {True: "token ids", False: "numbers"}
+        raise ConfigError(
+            f"space {name!r} does not fit this data: it needs {kinds[is_of_tokens]}, but these are "
+            f"{kinds[not is_of_tokens]}"
+        )
     try:
-        return SPACES[name](input_shape, n_classes)
+        if is_of_tokens:
+            return factory(input_shape, n_classes, vocabulary=vocabulary)
+        return factory(input_shape, n_classes)
     except ValueError as error:
         raise ConfigError(f"space {name!r} does not fit this data: {error}") from None
+
+
+def _check_own(name: str, space: object) -> None:
+    """Find now what would be wrong with a user's space later, in the middle of a search.
+
+    Raises:
+        ConfigError: It is no space, or a slot gives what is no block.
+        SpaceError: It has no valid genotype.
+    """
+    if not isinstance(space, SearchSpace):
+        raise ConfigError(f"{name}: must return a SearchSpace, got {type(space).__name__}")
+    for i, table in enumerate(space.slot_tables):
+        for value in table.values:
+            is_block = isinstance(value, Block) and is_dataclass(value)
+            if value is not None and not is_block:
+                raise ConfigError(
+                    f"{name}: slot {i} of the space must return a frozen dataclass with "
+                    f"build(in_shape), or None, got {value!r}"
+                )
+    genotype = space.sample(np.random.default_rng(0), 1)[0]
+    space.architecture(tuple(genotype.tolist())).to_json()

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hwnas.spaces.base import Architecture, Choice, SearchSpace, tabulate
+from hwnas.spaces.base import MAX_LISTED, Architecture, Choice, Constraint, SearchSpace, SpaceError
 from hwnas.spaces.mobilenet import mobile_space
 
 
@@ -18,11 +18,6 @@ class Layer:
         raise NotImplementedError
 
 
-DEPTH = Choice("depth", (0, 1, 2))
-WIDTH = Choice("width", (8, 16))
-KERNEL_1, KERNEL_2 = Choice("kernel_1", (3, 5, 7)), Choice("kernel_2", (3, 5))
-
-
 def layer(i):
     def slot(options):
         if options["depth"] < i:
@@ -32,58 +27,24 @@ def layer(i):
     return slot
 
 
-def small_space():
-    choices = (DEPTH, WIDTH, KERNEL_1, KERNEL_2)
-    return SearchSpace("small", choices, lambda options: (3, 8, 8), (layer(1), layer(2)))
+def small_space(*constraints):
+    choices = (
+        Choice("depth", (0, 1, 2)),
+        Choice("width", (8, 16)),
+        Choice("kernel_1", (3, 5, 7)),
+        Choice("kernel_2", (3, 5)),
+    )
+    slots = (layer(1), layer(2))
+    return SearchSpace("small", choices, lambda options: (3, 8, 8), slots, constraints=constraints)
 
 
-def all_genotypes(space):
+def product_of(space):
     return np.array(list(product(*map(range, space.n_options))), dtype=np.int64)
-
-
-def test_a_function_that_reads_nothing_has_one_value():
-    table = tabulate(lambda options: "same", (DEPTH, WIDTH))
-    assert table.columns == () and table.values == ("same",) and table.index.shape == ()
-    assert table.lookup(np.zeros((5, 2), np.int64)).tolist() == [0] * 5
-
-
-def test_reads_that_depend_on_other_reads_are_found():
-    table = tabulate(layer(1), (DEPTH, WIDTH, KERNEL_1))
-    assert table.columns == (0, 1, 2)
-    assert set(table.values) == {None} | {Layer(w, k) for w in (8, 16) for k in (3, 5, 7)}
-    # Depth 0 reads the depth alone; the other depths read all three.
-    assert table.reads[0].reshape(-1, 3).tolist() == [[True, False, False]] * 6
-    assert table.reads[1:].all()
-
-
-def test_each_combination_is_looked_up_as_the_function_answers():
-    space = small_space()
-    genotypes = all_genotypes(space)
-    for slot, table in zip(space.slots, space.slot_tables, strict=True):
-        found = [table.values[i] for i in table.lookup(genotypes)]
-        assert found == [slot(space.options(tuple(g))) for g in genotypes]
-
-
-def test_options_may_be_read_by_get_and_in():
-    table = tabulate(lambda options: options.get("width") if "depth" in options else None,
-                     (DEPTH, WIDTH))  # fmt: skip
-    assert sorted(table.columns) == [0, 1] and table.values == (8, 16)
-
-
-def test_a_slot_that_reads_an_unknown_choice_is_told_the_known_ones():
-    with pytest.raises(KeyError, match=r"'dept', which is no choice.*depth, width"):
-        tabulate(lambda options: options["dept"], (DEPTH, WIDTH))
-
-
-def test_a_slot_that_reads_too_much_is_refused_before_it_is_run_for_hours():
-    choices = tuple(Choice(f"c{i}", tuple(range(10))) for i in range(7))
-    with pytest.raises(ValueError, match="split it into smaller slots"):
-        tabulate(lambda options: sum(options.values()), choices)
 
 
 def test_equal_canonical_rows_mean_equal_architectures_and_the_reverse():
     space = small_space()
-    genotypes = all_genotypes(space)
+    genotypes = product_of(space)
     rows = [tuple(row) for row in space.canonical(genotypes)]
     architectures = [space.architecture(tuple(g)) for g in genotypes]
     # By hand: depth 0 is one network, depth 1 has 2·3, depth 2 has 2·3·2.
@@ -94,7 +55,7 @@ def test_equal_canonical_rows_mean_equal_architectures_and_the_reverse():
 
 def test_canonical_form_is_its_own_canonical_form():
     space = small_space()
-    rows = space.canonical(all_genotypes(space))
+    rows = space.canonical(product_of(space))
     assert (space.canonical(rows) == rows).all()
 
 
@@ -114,6 +75,15 @@ def test_equal_canonical_rows_mean_equal_architectures_in_the_mobile_space(size)
     assert n_rows < len({tuple(row) for row in both})
 
 
+def test_active_choices_are_those_that_the_network_depends_on():
+    active = small_space().active(np.array([[0, 1, 2, 1], [1, 0, 0, 0], [2, 0, 0, 0]]))
+    assert active.tolist() == [
+        [True, False, False, False],
+        [True, True, True, False],
+        [True, True, True, True],
+    ]
+
+
 def test_a_sample_lies_within_the_options_and_uses_them_all():
     space = small_space()
     sample = space.sample(np.random.default_rng(0), 200)
@@ -121,6 +91,48 @@ def test_a_sample_lies_within_the_options_and_uses_them_all():
     assert (sample.min(axis=0) == 0).all()
     assert tuple(sample.max(axis=0) + 1) == space.n_options == (3, 2, 3, 2)
     assert space.size == 36
+
+
+def test_a_small_space_is_listed_whole_and_in_order():
+    space = small_space()
+    listed = space.all_genotypes()
+    assert listed.tolist() == np.unique(space.canonical(product_of(space)), axis=0).tolist()
+    assert len(listed) == space.n_architectures == 19
+
+
+def test_a_large_space_is_not_listed():
+    space = mobile_space((3, 32, 32), 10)
+    assert space.size > MAX_LISTED and space.n_architectures is None
+    with pytest.raises(SpaceError, match=r"'mobile' has [0-9,]+ genotypes, too many to list"):
+        space.all_genotypes()
+
+
+def test_networks_are_counted_once_whichever_slots_and_choices_make_them():
+    # Either slot may hold the layer: none, one (made in two ways), or two of them.
+    def slot(name):
+        return lambda options: Layer(8, 3) if options[name] else None
+
+    choices = (Choice("a", (False, True)), Choice("b", (False, True)))
+    space = SearchSpace("twins", choices, lambda o: (1, 8, 8), (slot("a"), slot("b")))
+    assert len(space.all_genotypes()) == 4 and space.n_architectures == 3
+
+
+def test_a_space_without_choices_has_one_network():
+    space = SearchSpace("fixed", (), lambda o: (1, 8, 8), (lambda o: Layer(8, 3),))
+    assert space.size == space.n_architectures == 1
+    assert space.all_genotypes().shape == space.sample(np.random.default_rng(0), 1).shape == (1, 0)
+    assert len(space.neighbours(())) == 0
+    assert space.from_json(space.to_json(())) == ()
+
+
+def test_neighbours_are_the_other_networks_that_one_option_makes():
+    space = small_space()
+    # Depth 1 with inactive kernel_2: by depth, width and kernel_1; never by kernel_2.
+    assert space.neighbours((1, 0, 1, 1)).tolist() == [
+        [0, 0, 0, 0], [2, 0, 1, 0], [1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 2, 0],
+    ]  # fmt: skip
+    # All networks of depth 0 are one.
+    assert space.neighbours((0, 1, 1, 1)).tolist() == [[1, 0, 0, 0], [2, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("genotype", [(0, 0, 0), (0, 0, 0, 0, 0), (3, 0, 0, 0), (0, -1, 0, 0)])
@@ -144,12 +156,15 @@ def test_an_architecture_says_its_blocks_as_json_and_as_text():
     assert architecture.summary() == "input 3×8×8\nLayer(width=16, kernel_size=7)"
 
 
-@pytest.mark.parametrize("options", [(), (1, 1)])
-def test_options_must_be_distinct_and_some(options):
-    with pytest.raises(ValueError, match="'width' must be distinct"):
-        Choice("width", options)
+def test_an_architecture_says_when_its_input_is_token_ids():
+    space = SearchSpace("tokens", (), lambda o: (16,), (), input_type="int64")
+    assert json.loads(space.architecture(()).to_json())["input_type"] == "int64"
 
 
-def test_names_of_choices_must_be_distinct():
-    with pytest.raises(ValueError, match="distinct"):
-        SearchSpace("twice", (DEPTH, DEPTH), lambda o: (1, 8, 8), ())
+def test_names_of_choices_and_of_constraints_must_be_distinct():
+    depth = Choice("depth", (1, 2))
+    with pytest.raises(ValueError, match="names of choices must be distinct"):
+        SearchSpace("twice", (depth, depth), lambda o: (1, 8, 8), ())
+    rule = Constraint("rule", lambda o: True)
+    with pytest.raises(ValueError, match="names of constraints must be distinct"):
+        small_space(rule, rule)

@@ -3,9 +3,7 @@ import pytest
 import torch
 
 from hwnas.blocks import InvertedResidual
-from hwnas.errors import ConfigError
 from hwnas.networks import Network, count, counts
-from hwnas.spaces.catalog import SPACES, make_space
 from hwnas.spaces.mobilenet import mobile_space
 
 
@@ -58,24 +56,6 @@ def test_the_first_block_of_a_stage_changes_the_map_and_the_others_keep_it():
     # Three stages; the map is halved by the second and the third.
     assert [b.stride for b, first in zip(blocks, is_first, strict=True) if first] == [1, 2, 2]
     assert {b.stride for b, first in zip(blocks, is_first, strict=True) if not first} == {1}
-
-
-def test_the_catalog_refuses_images_that_do_not_fit():
-    with pytest.raises(ConfigError, match=r"'mobile' does not fit.*square.*got 28×32"):
-        make_space("mobile", (1, 28, 32), 10)
-    with pytest.raises(ConfigError, match=r"at least 8×8, got 7×7"):
-        make_space("mobile", (1, 7, 7), 10)
-
-
-def test_the_catalog_names_the_nearest_space():
-    with pytest.raises(ConfigError, match=r"unknown space 'mobil'; did you mean 'mobile'\?"):
-        make_space("mobil", (1, 8, 8), 10)
-
-
-def test_a_space_of_the_catalog_has_its_name():
-    assert {name: make_space(name, (1, 28, 28), 10).name for name in SPACES} == {
-        name: name for name in SPACES
-    }
 
 
 def test_a_space_for_small_images_has_some_hundreds_of_distinct_pieces():
