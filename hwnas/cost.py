@@ -1,23 +1,23 @@
 """What every network of a space costs, without building any: the block-level cost cache.
 
-A block's kernels depend only on the block, its input's shape, and the memory layout in which its
-neighbour hands it that input. So a space with 10^11 networks has some hundred distinct pieces
-(`hwnas/pieces.py`). A network is then a walk over its slots: the piece is looked up by the state
-(shape and layout) that the walk is in, its cost is added, and it leads to the next state. The walk
-is vectorised over genotypes: no torch, no ONNX in it. A piece that no walk has met is exported when
-one does.
+A block's kernels depend only on the block, its input's shape, and the border to the block before it
+(`hwnas/pieces.py`). So a space with 10^11 networks has some hundred distinct pieces. A network is
+then a walk over its slots: the piece is looked up by the state (shape and border) that the walk is
+in, its cost is added, and it leads to the next state. The walk is vectorised over genotypes: no
+torch, no ONNX in it. A piece that no walk has met is exported when one does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import BudgetError
-from hwnas.pieces import PLAIN, Piece, PieceKernels, export_pieces
+from hwnas.piece_library import PieceLibrary
+from hwnas.pieces import PLAIN, TOKENS, Border, Piece, PieceKernels
 from hwnas.spaces.base import Genotype, GenotypeArray, SearchSpace, Shape
 from hwnas.strategies.base import Costs
 from predictors.cost import CostPredictor
@@ -31,7 +31,10 @@ from profilers.memory import PartMemory
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
-PIECES_PER_EXPORT = 64
+# Pieces that looks at a whole space may meet, together. Most spaces have fewer altogether; of cells
+# every one is a piece, and so many are exported in about a minute.
+SURVEY_PIECES = 4096
+N_LEAST = 64  # genotypes that any look gets to see
 CHUNK = 8192  # genotypes walked at once: what is in between stays in the processor's cache
 LATENCY_ONLY = ("latency_ms",)
 _COUNTED = ("params", "macs")
@@ -40,6 +43,7 @@ _MEMORY_RUNTIMES = ("onnxruntime-cpu", "torch-cpu", "torch-cuda")
 _UNKNOWN, _EMPTY = -1, 0
 
 Indices = NDArray[np.intp]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -98,29 +102,38 @@ class CostTable:
     def __init__(self, space: SearchSpace, profiler: AnyProfiler, store: MeasurementStore) -> None:
         self.space = space
         self._profiler = profiler
-        self._store = store
+        self._library = PieceLibrary(profiler, store)
         self._costs: CostPredictor | None = None
-        self._pieces: list[Piece | None] = [None]  # 0: no block at this slot
+        self._n_rows = N_TERMS + len(_COUNTED)
+        # Whether states tell how blocks end: where no block asks, there are fewer of them.
+        self._tells_tails = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget all states, and the pieces met in them."""
+        self._pieces: dict[Piece, int] = {}  # 0: no block at this slot
         self._kernels: list[tuple[Kernel, ...]] = [()]
+        self._replaced: list[tuple[Kernel, ...]] = [()]
         self._memory: list[PartMemory | None] = []  # of the pieces, from 1 on
         self._part_table: PartTable | None = None
-        self._piece_ids: dict[Piece, int] = {}
-        self._states: list[tuple[Shape, str]] = []
-        self._state_ids: dict[tuple[Shape, str], int] = {}
-        inputs = space.input_table.values
-        self._first_state = np.array([self._state(shape, PLAIN) for shape in inputs])
+        self._states: list[tuple[Shape, Border]] = []
+        self._state_ids: dict[tuple[Shape, Border], int] = {}
+        border = Border(TOKENS if self.space.input_type == "int64" else PLAIN)
+        shapes = self.space.input_table.values
+        self._first_state = np.array([self._state(shape, border) for shape in shapes])
+        tables = self.space.slot_tables
         # By slot: (state, value of the slot) -> piece, and the state that it leads to.
-        self._piece_of = [np.zeros((0, len(t.values)), np.intp) for t in space.slot_tables]
-        self._next_of = [np.zeros((0, len(t.values)), np.intp) for t in space.slot_tables]
+        self._piece_of = [np.zeros((0, len(t.values)), np.intp) for t in tables]
+        self._next_of = [np.zeros((0, len(t.values)), np.intp) for t in tables]
         self._next_state: list[int] = [_UNKNOWN]  # by piece
         self._counts: list[tuple[int, int]] = [(0, 0)]  # params, macs
         # By piece: the terms of its kernels, then params, macs; a row for each of them.
-        self._rows = np.zeros((N_TERMS + len(_COUNTED), 1))
+        self._rows = np.zeros((self._n_rows, 0))
 
     @property
     def n_pieces(self) -> int:
         """Distinct pieces met so far."""
-        return len(self._pieces) - 1
+        return len(self._pieces)
 
     def use(self, costs: CostPredictor, *, metrics: Collection[str] = LATENCY_ONLY) -> None:
         """Price all pieces, those to come too, by `costs`.
@@ -141,7 +154,8 @@ class CostTable:
         )
         self._costs = costs
         n_terms = N_TERMS if costs.energy is None else N_TERMS + N_ENERGY_TERMS
-        self._rows = np.zeros((n_terms + len(_COUNTED), 0))
+        self._n_rows = n_terms + len(_COUNTED)
+        self._rows = np.zeros((self._n_rows, 0))
         self._price()
 
     def warm(
@@ -151,9 +165,36 @@ class CostTable:
         n: int = 20_000,
         on_progress: Callable[[int], object] = lambda n_pieces: None,
     ) -> None:
-        """Walk `n` random genotypes, so that hardly a piece is left to be met later."""
-        self._paths(self.space.sample(rng, n), on_progress)
+        """Meet the pieces of `n` random genotypes, so that hardly one is left to be met later.
+
+        Of a space that has too many, some `SURVEY_PIECES`.
+        """
+        self.affordable(self.space.sample(rng, n), on_progress=on_progress)
         self._price()
+
+    def affordable(
+        self,
+        genotypes: GenotypeArray,
+        *,
+        n_least: int = N_LEAST,
+        on_progress: Callable[[int], object] = lambda n_pieces: None,
+    ) -> BoolArray:
+        """Which of `(n, len(choices))` genotypes need no piece to be exported any more, `(n,)`.
+
+        Before the answer, pieces are met for one genotype after the other: until the table has some
+        `SURVEY_PIECES`, and in any case for `n_least` genotypes. Of most spaces that is all that
+        there are. But of cells every one is a piece, and then a look at the space, or at a
+        strategy's candidates, must do with a part. The answer depends on what was asked before, not
+        on what is stored or how fast the machine is.
+        """
+        columns = np.asfortranarray(genotypes)
+        while True:
+            are_met = self._are_met(columns)
+            n_left = (SURVEY_PIECES - self.n_pieces) // max(1, len(self.space.slots))
+            n_next = max(n_left, n_least - int(are_met.sum()))
+            if are_met.all() or n_next <= 0:
+                return are_met
+            self._paths(genotypes[np.flatnonzero(~are_met)[:n_next]], on_progress)
 
     def predict(self, genotypes: GenotypeArray) -> Costs:
         """Costs of `(n, len(choices))` genotypes; `use` must have been called."""
@@ -195,12 +236,25 @@ class CostTable:
     def kernels(self, genotype: Genotype) -> tuple[Kernel, ...]:
         """The kernels of one network, in the order of its blocks."""
         row = np.array([self.space.check(genotype)], dtype=np.int64)
-        return tuple(kernel for (piece,) in self._paths(row) for kernel in self._kernels[piece])
+        found: list[Kernel] = []
+        for (piece,) in self._paths(row):
+            for kernel in self._replaced[piece]:  # it is of the block before, or one before that
+                del found[len(found) - 1 - found[::-1].index(kernel)]
+            found += self._kernels[piece]
+        return tuple(found)
 
     def _paths(
         self, genotypes: GenotypeArray, on_progress: Callable[[int], object] = lambda n_pieces: None
     ) -> Indices:
         """The piece of each genotype at each slot, `(n_slots, n)`."""
+        try:
+            return self._walk(genotypes, on_progress)
+        except _TailsMatterError:
+            self._tells_tails = True
+            self._begin()
+            return self._walk(genotypes, on_progress)
+
+    def _walk(self, genotypes: GenotypeArray, on_progress: Callable[[int], object]) -> Indices:
         columns = np.asfortranarray(genotypes)  # the tables read it by column
         state = self._first_state[self.space.input_table.lookup(columns)]
         paths = np.empty((len(self.space.slot_tables), len(columns)), dtype=np.intp)
@@ -216,6 +270,17 @@ class CostTable:
                 self._piece_of[slot].take(key, out=piece, mode="clip")
             state = self._next_of[slot].take(key, mode="clip")
         return paths
+
+    def _are_met(self, columns: GenotypeArray) -> BoolArray:
+        """Whether all pieces of each genotype are known, `(n,)`."""
+        are_met = np.ones(len(columns), dtype=bool)
+        state = self._first_state[self.space.input_table.lookup(columns)]
+        for slot, table in enumerate(self.space.slot_tables):
+            self._grow(slot)
+            key = state * len(table.values) + table.lookup(columns)
+            are_met &= self._piece_of[slot].take(key) != _UNKNOWN
+            state = self._next_of[slot].take(key)  # behind an unknown one it means nothing
+        return are_met
 
     def _grow(self, slot: int) -> None:
         """Give the slot's tables a row for every state."""
@@ -254,39 +319,30 @@ class CostTable:
             block = self.space.slot_tables[slot].values[v]
             assert block is not None
             pieces.append(Piece(block, *self._states[s]))
-        new = list(dict.fromkeys(p for p in pieces if p not in self._piece_ids))
-        for part in self._load(new):
-            for piece, made in part.items():
-                self._add(piece, made)
-            on_progress(self.n_pieces)
+        n_before = self.n_pieces
+        new = [piece for piece in dict.fromkeys(pieces) if piece not in self._pieces]
+        found = self._library.find(new, lambda n: on_progress(max(n, n_before)))
+        for piece, made in zip(new, found, strict=True):
+            if made.is_open and piece.border.layout != TOKENS and not self._tells_tails:
+                raise _TailsMatterError
+            self._add(piece, made)
+        on_progress(self.n_pieces)
         for (s, v), piece in zip(pairs, pieces, strict=True):
-            self._piece_of[slot][s, v] = self._piece_ids[piece]
-            self._next_of[slot][s, v] = self._next_state[self._piece_ids[piece]]
+            self._piece_of[slot][s, v] = self._pieces[piece]
+            self._next_of[slot][s, v] = self._next_state[self._pieces[piece]]
 
     def _add(self, piece: Piece, made: PieceKernels) -> None:
-        self._piece_ids[piece] = len(self._pieces)
-        self._pieces.append(piece)
+        assert made.border is not None
+        border = made.border if self._tells_tails else Border(made.border.layout)
+        self._pieces[piece] = len(self._kernels)
         self._kernels.append(made.kernels)
+        self._replaced.append(made.replaced)
         self._memory.append(made.memory)
-        self._next_state.append(self._state(made.counts.out_shape, made.out_layout))
+        self._next_state.append(self._state(made.counts.out_shape, border))
         self._counts.append((made.counts.params, made.counts.macs))
 
-    def _load(self, pieces: Sequence[Piece]) -> Iterator[dict[Piece, PieceKernels]]:
-        """Pieces from the store, and the others from the runtime, in parts."""
-        target = self._profiler.target
-        runtime = f"{target.runtime}-{target.version}/{target.precision}/{target.device}"
-        runtime += f"/batch={target.batch}/threads={target.threads}"
-        stored = self._store.graphs(runtime, [piece.key for piece in pieces])
-        yield {p: PieceKernels.from_data(stored[p.key]) for p in pieces if p.key in stored}
-        missing = [piece for piece in pieces if piece.key not in stored]
-        for start in range(0, len(missing), PIECES_PER_EXPORT):
-            part = missing[start : start + PIECES_PER_EXPORT]
-            made = dict(zip(part, export_pieces(part, self._profiler), strict=True))
-            self._store.add_graphs(runtime, {p.key: m.to_data() for p, m in made.items()})
-            yield made
-
-    def _state(self, shape: Shape, layout: str) -> int:
-        state = (shape, layout)
+    def _state(self, shape: Shape, border: Border) -> int:
+        state = (shape, border)
         if state not in self._state_ids:
             self._state_ids[state] = len(self._states)
             self._states.append(state)
@@ -301,15 +357,26 @@ class CostTable:
         rows = np.zeros((len(new), len(self._rows)))
         rows[:, -len(_COUNTED) :] = self._counts[n_priced:]
         if self._costs is not None:
-            flat = [kernel for kernels in new for kernel in kernels]
-            owner = np.repeat(np.arange(len(new)), [len(kernels) for kernels in new])
-            terms = self._costs.latency.terms(flat)
-            if self._costs.energy is not None:
-                terms = np.hstack([terms, self._costs.energy.terms(flat)])
-            np.add.at(rows[:, : terms.shape[1]], owner, terms)
+            rows[:, : -len(_COUNTED)] = self._terms(new) - self._terms(self._replaced[n_priced:])
         self._rows = np.hstack([self._rows, rows.T])
+
+    def _terms(self, pieces: list[tuple[Kernel, ...]]) -> NDArray[np.float64]:
+        """Sums of the predictor's terms over the kernels of each piece, `(n, n_terms)`."""
+        assert self._costs is not None
+        flat = [kernel for kernels in pieces for kernel in kernels]
+        owner = np.repeat(np.arange(len(pieces)), [len(kernels) for kernels in pieces])
+        terms = self._costs.latency.terms(flat)
+        if self._costs.energy is not None:
+            terms = np.hstack([terms, self._costs.energy.terms(flat)])
+        sums = np.zeros((len(pieces), terms.shape[1]))
+        np.add.at(sums, owner, terms)
+        return sums
 
     def _parts(self) -> PartTable:
         if self._part_table is None or self._part_table.n_parts < self.n_pieces:
             self._part_table = PartTable(self._memory)
         return self._part_table
+
+
+class _TailsMatterError(Exception):
+    """A block was met whose kernels depend on how the block before ends."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hwnas.errors import ExportMismatchError, RunFolderError
+from hwnas.networks import example, without_fast_paths
+from hwnas.spaces.base import InputType
 from profilers.errors import ModelError
 from profilers.onnx_models import MAX_IR_VERSION
 
@@ -40,7 +42,7 @@ def to_onnx(
     """
     module.eval()
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), without_fast_paths():
         warnings.simplefilter("ignore")  # it announces its retirement at every call
         try:
             torch.onnx.export(
@@ -66,10 +68,11 @@ def network_to_onnx(
     input_shape: Sequence[int],
     *,
     batch: int = 1,
+    input_type: InputType = "float32",
 ) -> onnx.ModelProto:
-    """Export a classifier for inputs `(batch, *input_shape)`."""
-    example = torch.zeros((batch, *input_shape))
-    return to_onnx(network, [example], input_names=[INPUT], output_names=[OUTPUT])
+    """Export a network for inputs `(batch, *input_shape)` of `input_type`."""
+    inputs = [example(tuple(input_shape), input_type, batch=batch)]
+    return to_onnx(network, inputs, input_names=[INPUT], output_names=[OUTPUT])
 
 
 def save_onnx(proto: onnx.ModelProto, path: Path, *, metadata: Mapping[str, str]) -> None:
@@ -93,30 +96,30 @@ def save_onnx(proto: onnx.ModelProto, path: Path, *, metadata: Mapping[str, str]
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def run_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits `(n, n_classes)` of ONNX Runtime for `images` `(n, c, h, w)`.
+def run_onnx(path: Path, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Logits of ONNX Runtime, one row for each of the n `inputs`, `(n, *input_shape)`.
 
-    A model with a fixed batch b is run on b images at a time, the last ones filled up with zeros.
+    A model with a fixed batch b is run on b inputs at a time, the last ones filled up with zeros.
 
     Raises:
-        ModelError: ONNX Runtime cannot load the model, or cannot run it on such images.
+        ModelError: ONNX Runtime cannot load the model, or cannot run it on such inputs.
     """
     try:
-        return _run_onnx(path, images)
+        return _run_onnx(path, inputs)
     except Exception as error:  # the runtime's exceptions share no other base
         reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"ONNX Runtime cannot run {path} on these images: {reason}") from error
+        raise ModelError(f"ONNX Runtime cannot run {path} on these inputs: {reason}") from error
 
 
-def _run_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def _run_onnx(path: Path, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     spec = session.get_inputs()[0]
     batch = spec.shape[0] if isinstance(spec.shape[0], int) else BATCH
     logits = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
+    for start in range(0, len(inputs), batch):
+        part = inputs[start : start + batch]
         if len(part) < batch and isinstance(spec.shape[0], int):
-            filled = np.zeros((batch, *part.shape[1:]), np.float32)
+            filled = np.zeros((batch, *part.shape[1:]), part.dtype)
             filled[: len(part)] = part
             logits.append(session.run(None, {spec.name: filled})[0][: len(part)])
         else:
@@ -125,7 +128,7 @@ def _run_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def check_parity(
-    path: Path, network: nn.Module, images: torch.Tensor, *, atol: float = PARITY_ATOL
+    path: Path, network: nn.Module, inputs: torch.Tensor, *, atol: float = PARITY_ATOL
 ) -> float:
     """Largest absolute difference between the ONNX model's logits and the network's.
 
@@ -135,13 +138,13 @@ def check_parity(
     """
     network.eval()
     with torch.inference_mode():
-        expected = network(images).numpy()
-    actual = run_onnx(path, images.numpy())
+        expected = network(inputs).numpy()
+    actual = run_onnx(path, inputs.numpy())
     worst = float(np.abs(actual - expected).max()) if actual.shape == expected.shape else np.nan
     if not worst <= atol:  # also true for NaN
         path.unlink(missing_ok=True)
         raise ExportMismatchError(
             f"{path.name}: outputs of ONNX Runtime and PyTorch differ by up "
-            f"to {worst:.3g} on {len(images)} real images, more than {atol=}"
+            f"to {worst:.3g} on {len(inputs)} real inputs, more than {atol=}"
         )
     return worst

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.budget import Budget
 from hwnas.errors import InfeasibleBudgetError
@@ -14,6 +16,13 @@ from hwnas.strategies.base import FloatArray, Problem
 N_SAMPLE = 20_000
 N_STARTS = 16
 MAX_SWEEPS = 20
+
+# Which of n genotypes can be costed, `(n,)`: `CostTable.affordable`.
+Affordable = Callable[[GenotypeArray], NDArray[np.bool_]]
+
+
+def _all(genotypes: GenotypeArray) -> NDArray[np.bool_]:
+    return np.ones(len(genotypes), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -37,23 +46,31 @@ class Overview:
     slowest: float
 
 
-def overview(problem: Problem, metric: str, rng: np.random.Generator) -> Overview:
+def overview(
+    problem: Problem, metric: str, rng: np.random.Generator, *, affordable: Affordable = _all
+) -> Overview:
     """Sample the space, and descend to its cheapest network.
 
     By the upper end of the prediction, which budgets are compared with. Every choice of the best
     few genotypes is set to each of its options in turn, and the best is kept, until nothing gets
-    cheaper.
+    cheaper. Where not all networks are affordable, the sample is of those that are, some hundreds,
+    and the descent begins from one of them.
     """
-    sample = problem.space.sample(rng, N_SAMPLE)
+    drawn = problem.space.sample(rng, N_SAMPLE)
+    sample = drawn[affordable(drawn)]
+    n_starts = N_STARTS if len(sample) == len(drawn) else 1
     sampled = problem.predict(sample)
-    best = sample[np.argsort(sampled.upper(metric), kind="stable")[:N_STARTS]]
+    best = sample[np.argsort(sampled.upper(metric), kind="stable")[:n_starts]]
     for _ in range(MAX_SWEEPS):
         before = best.copy()
         for column, n_options in enumerate(problem.space.n_options):
             variants = np.repeat(best, n_options, axis=0)
             variants[:, column] = np.tile(np.arange(n_options), len(best))
-            found = _upper(problem, variants, metric).reshape(len(best), n_options)
-            best[:, column] = found.argmin(axis=1)
+            is_priced = problem.space.is_valid(variants)
+            is_priced[is_priced] = affordable(variants[is_priced])
+            upper = np.full(len(variants), np.inf)
+            upper[is_priced] = _upper(problem, variants[is_priced], metric)
+            best[:, column] = upper.reshape(len(best), n_options).argmin(axis=1)
         if (best == before).all():
             break
     costs = problem.predict(best)
@@ -74,7 +91,11 @@ def _upper(problem: Problem, genotypes: GenotypeArray, metric: str) -> FloatArra
 
 
 def resolve_budgets(
-    problem: Problem, budgets: tuple[Budget, ...], rng: np.random.Generator
+    problem: Problem,
+    budgets: tuple[Budget, ...],
+    rng: np.random.Generator,
+    *,
+    affordable: Affordable = _all,
 ) -> tuple[Problem, dict[str, Overview]]:
     """Turn shares of the median into numbers, and refuse what no network can meet.
 
@@ -87,7 +108,9 @@ def resolve_budgets(
     overviews: dict[str, Overview] = {}
     resolved = []
     for budget in budgets:
-        found = overviews.get(budget.metric) or overview(problem, budget.metric, rng)
+        found = overviews.get(budget.metric) or overview(
+            problem, budget.metric, rng, affordable=affordable
+        )
         overviews[budget.metric] = found
         number = budget.resolve(found.median)
         assert number.limit is not None

@@ -14,14 +14,16 @@ N_RANDOM = 1024  # of so many the random ones are taken
 
 
 def sample_networks(space: SearchSpace, rng: np.random.Generator, n: int) -> GenotypeArray:
-    """About `n` distinct networks, the cheapest and the dearest corner of the space first.
+    """About `n` distinct valid networks, the cheapest and the dearest corner of the space first.
 
     Half are uniform; in the others every choice is the lower of two draws, options being in order
     from small to large: budgets ask for small networks, and a search goes to where they are.
     """
     corners = np.array([[0] * len(space.choices), [m - 1 for m in space.n_options]])
     low = np.minimum(space.sample(rng, n // 2), space.sample(rng, n // 2))
-    drawn = space.canonical(np.concatenate([corners, low, space.sample(rng, n - n // 2)]))
+    drawn = np.concatenate([corners, low, space.sample(rng, n - n // 2)])
+    drawn, are_valid = space.repair(drawn, rng)
+    drawn = space.canonical(drawn[are_valid])
     _, first = np.unique(drawn, axis=0, return_index=True)
     return drawn[np.sort(first)]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwnas.spaces.base import Architecture, Block, Shape
+from hwnas.spaces.base import Architecture, Block, InputType, Shape
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class BlockCounts:
     Attributes:
         out_shape: Without the batch dimension.
         params: Trainable values.
-        macs: Multiply-accumulates of convolutions and matrix products.
+        macs: Multiply-accumulates of convolutions, matrix products, attention and recurrent layers.
     """
 
     out_shape: Shape
@@ -29,59 +32,116 @@ class BlockCounts:
 
 
 class Network(nn.Module):
-    """The blocks of an architecture in a row: `(n, c, h, w)` to `(n, n_classes)`."""
+    """The blocks of an architecture in a row: `(n, *input_shape)` to the last block's output.
+
+    Convolutions and linear layers begin with the weights of `_initialise`, all other layers with
+    those that they give themselves.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        shape = architecture.input_shape
+        shape, input_type = architecture.input_shape, architecture.input_type
         blocks = []
         for block in architecture.blocks:
             blocks.append(block.build(shape))
-            shape = count(block, shape).out_shape
+            shape, input_type = count(block, shape, input_type).out_shape, "float32"
         self.blocks = nn.Sequential(*blocks)
         self.blocks.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `(n, n_classes)` of a batch `(n, c, h, w)`."""
+        """Logits `(n, n_classes)` of a batch `(n, *input_shape)`."""
         logits: Tensor = self.blocks(x)
         return logits
 
 
 def _initialise(module: nn.Module) -> None:
     """He et al., 2015, by fan-out, as the reference code of MobileNetV3 does."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Linear):
         bound = 1 / math.sqrt(module.in_features)
         nn.init.uniform_(module.weight, -bound, bound)
+    else:
+        return
+    if module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
+def example(shape: Shape, input_type: InputType = "float32", *, batch: int = 1) -> Tensor:
+    """A batch of zeros `(batch, *shape)`; 0 is a valid token id, too."""
+    return torch.zeros((batch, *shape), dtype=getattr(torch, input_type))
+
+
 @lru_cache(maxsize=100_000)
-def count(block: Block, in_shape: Shape) -> BlockCounts:
+def count(block: Block, in_shape: Shape, input_type: InputType = "float32") -> BlockCounts:
     """Build the block and run one example of zeros through it, counting.
 
     Raises:
         ValueError: The block does not fit the shape.
     """
     try:
-        with torch.random.fork_rng(devices=()), torch.no_grad():
+        with torch.random.fork_rng(devices=()):
             module = block.build(in_shape).eval()
-            with FlopCounterMode(display=False) as counter:
-                y = module(torch.zeros((1, *in_shape)))
+            with counting(module) as n_macs:
+                y = module(example(in_shape, input_type))
     except RuntimeError as error:
         raise ValueError(f"{block} does not fit an input of shape {in_shape}: {error}") from error
     params = sum(p.numel() for p in module.parameters())
-    return BlockCounts(tuple(y.shape[1:]), params, counter.get_total_flops() // 2)
+    return BlockCounts(tuple(y.shape[1:]), params, n_macs())
 
 
 def counts(architecture: Architecture) -> BlockCounts:
     """Totals of a network, and the shape of its output."""
     shape, params, macs = architecture.input_shape, 0, 0
+    input_type = architecture.input_type
     for block in architecture.blocks:
-        one = count(block, shape)
+        one = count(block, shape, input_type)
         shape, params, macs = one.out_shape, params + one.params, macs + one.macs
+        input_type = "float32"
     return BlockCounts(shape, params, macs)
+
+
+@contextlib.contextmanager
+def counting(module: nn.Module) -> Iterator[Callable[[], int]]:
+    """Count the multiply-accumulates of running `module`, without gradients; ask for them after."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), without_fast_paths(), counter, _missed_flops(module, counter) as missed:
+        yield lambda: (counter.get_total_flops() + sum(missed)) // 2
+
+
+@contextlib.contextmanager
+def without_fast_paths() -> Iterator[None]:
+    """Run attention as the matrix products that it is, which tracers and counters know."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextlib.contextmanager
+def _missed_flops(module: nn.Module, counter: FlopCounterMode) -> Iterator[list[int]]:
+    """What `counter` misses of recurrent layers: it sees some as products, and some not at all.
+
+    An LSTM, GRU or RNN takes every weight matrix once for each step of each example.
+    """
+    missed: list[int] = []
+    before: list[int] = []
+
+    def enter(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        before.append(counter.get_total_flops())
+
+    def leave(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: object) -> None:
+        n_steps = math.prod(inputs[0].shape[:-1])
+        n_weights = sum(p.numel() for p in layer.parameters() if p.dim() == 2)
+        missed.append(2 * n_steps * n_weights - (counter.get_total_flops() - before.pop()))
+
+    with contextlib.ExitStack() as stack:
+        for layer in module.modules():
+            if isinstance(layer, nn.RNNBase):
+                stack.callback(layer.register_forward_pre_hook(enter).remove)
+                stack.callback(layer.register_forward_hook(leave).remove)
+        yield missed

@@ -1,8 +1,9 @@
 """Blocks where they stand, each exported once: what the runtime makes of them.
 
-A block's kernels depend only on the block, its input's shape, and the memory layout in which its
-neighbour hands it that input. Many such pieces are exported in one model, and the runtime's graph
-of it is cut into theirs.
+A block's kernels depend on the block, its input's shape, and the border to the block before it: in
+which memory layout the tensor is handed over, and where the block begins with something that
+runtimes fuse into what stands before, also on how that ends. Many such pieces are exported in one
+model, and the runtime's graph of it is cut into theirs (`hwnas/piece_graph.py`).
 """
 
 from __future__ import annotations
@@ -10,32 +11,41 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence, Set
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from hwnas.errors import ConfigError
-from hwnas.export import to_onnx
+from hwnas.layer_export import Sheet, Symbol
 from hwnas.networks import BlockCounts, count
-from hwnas.spaces.base import Block, Shape
+from hwnas.piece_graph import (
+    BLOCKED,
+    CLOSED,
+    CONV,
+    PLAIN,
+    SUM,
+    TOKENS,
+    Border,
+    cancelled,
+    cut,
+    is_absorbed,
+    open_heads,
+    split,
+)  # fmt: skip
+from hwnas.spaces.base import Block, InputType, Shape
 from profilers.isolation import AnyProfiler
-from profilers.kernels import Kernel, Tensor
-from profilers.measurement import KernelNode
+from profilers.kernels import Kernel
 from profilers.memory import PartMemory, part_memory
 from profilers.onnx_models import make_model
 
-PLAIN, BLOCKED = "plain", "blocked"
-_BLOCKED_DOMAIN = "com.microsoft.nchwc:"
-_REORDER_INPUT = "com.microsoft.nchwc:ReorderInput"
-_REORDER_OUTPUT = "com.microsoft.nchwc:ReorderOutput"
-_REORDERS = (_REORDER_INPUT, _REORDER_OUTPUT)
-# Runtimes that show the kernels of every block.
-_COSTED = ("onnxruntime-cpu", "openvino-cpu", "torch-cpu", "torch-cuda")
-_VERSION = 5  # of the stored pieces; raise it when the cutting below changes
+__all__ = ["BLOCKED", "PLAIN", "TOKENS", "Border", "Lead", "Piece", "PieceKernels", "export_pieces"]
+
+PARTS = "parts"  # attribute of a tensor that stands for several
+_VERSION = 6  # of the stored pieces; raise it when what is kept of them, or the cutting, changes
 
 
 @cache
@@ -50,11 +60,11 @@ def _source_hash(block: type) -> str:
 
 @dataclass(frozen=True)
 class Piece:
-    """A block where it stands: with its input's shape and layout."""
+    """A block where it stands: with its input's shape, and the border over which it gets it."""
 
     block: Block
     in_shape: Shape
-    in_layout: str
+    border: Border
 
     @property
     def key(self) -> str:
@@ -62,7 +72,8 @@ class Piece:
         kind = f"{type(self.block).__module__}.{type(self.block).__qualname__}"
         fields = asdict(self.block)  # type: ignore[call-overload]
         made_by = [_VERSION, torch.__version__, _source_hash(type(self.block))]
-        return json.dumps([made_by, kind, fields, self.in_shape, self.in_layout])
+        border = [self.border.layout, self.border.tail]
+        return json.dumps([made_by, kind, fields, self.in_shape, border])
 
 
 @dataclass(frozen=True)
@@ -71,13 +82,17 @@ class PieceKernels:
 
     Attributes:
         kernels: In running order.
-        out_layout: In which the piece hands on its output.
+        replaced: Kernels of the block before that are not run, because `kernels` do their work.
+        border: Over which the piece hands on its output; None: as it was handed to it.
+        is_open: Whether the block begins with something that may be fused into what stands before.
         counts: Of the block, and the shape of its output.
         memory: As ONNX Runtime plans it; None: not known.
     """
 
     kernels: tuple[Kernel, ...]
-    out_layout: str
+    replaced: tuple[Kernel, ...]
+    border: Border | None
+    is_open: bool
     counts: BlockCounts
     memory: PartMemory | None
 
@@ -85,8 +100,10 @@ class PieceKernels:
         """As the store keeps it."""
         counts = self.counts
         return [
-            self.out_layout,
             [kernel.to_dict() for kernel in self.kernels],
+            [kernel.to_dict() for kernel in self.replaced],
+            None if self.border is None else [self.border.layout, self.border.tail],
+            self.is_open,
             [list(counts.out_shape), counts.params, counts.macs],
             None if self.memory is None else self.memory.to_data(),
         ]
@@ -94,142 +111,161 @@ class PieceKernels:
     @classmethod
     def from_data(cls, data: Sequence[Any]) -> PieceKernels:
         """Rebuild from `to_data`."""
-        layout, kernels, (shape, params, macs), memory = data
+        kernels, replaced, border, is_open, (shape, params, macs), memory = data
         return cls(
             tuple(Kernel.from_dict(kernel) for kernel in kernels),
-            layout,
+            tuple(Kernel.from_dict(kernel) for kernel in replaced),
+            None if border is None else Border(*border),
+            is_open,
             BlockCounts(tuple(shape), params, macs),
             None if memory is None else PartMemory.from_data(memory),
         )
 
 
-class _Pieces(nn.Module):
-    """Blocks side by side, each between two 1×1 convolutions that stand for its neighbours.
+@dataclass(frozen=True)
+class Lead:
+    """Blocks that stand before a piece in its model, so that its border is as in a network.
 
-    The one before hands over its output in the runtime's blocked layout; without it the block
-    meets the plain layout of the model's input. The one after accepts either.
+    Attributes:
+        blocks: In a row.
+        in_shape: Of the first.
+        border: Over which the first is given its input; such as needs no lead.
+        kernels: What the runtime makes of them alone.
+        replaced: As in `PieceKernels`.
     """
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    blocks: tuple[Block, ...]
+    in_shape: Shape
+    border: Border
+    kernels: tuple[Kernel, ...]
+    replaced: tuple[Kernel, ...]
+
+    def followed_by(self, block: Block, made: PieceKernels) -> Lead:
+        """These blocks and one more, of which the runtime makes `made` behind them."""
+        kernels, replaced = cancelled(
+            (*self.kernels, *made.kernels), (*self.replaced, *made.replaced)
+        )
+        return replace(self, blocks=(*self.blocks, block), kernels=kernels, replaced=replaced)
+
+
+class _Sum(nn.Module):
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        before, blocks, after = [], [], []
-        for piece in pieces:
-            shape = count(piece.block, piece.in_shape).out_shape
-            channels = piece.in_shape[0]
-            before.append(
-                nn.Conv2d(channels, channels, 1) if piece.in_layout == BLOCKED else nn.Identity()
-            )
-            blocks.append(piece.block.build(piece.in_shape))
-            after.append(nn.Conv2d(shape[0], 16, 1) if len(shape) == 3 else nn.Identity())
-        self.before, self.blocks, self.after = map(nn.ModuleList, (before, blocks, after))
+        self.first, self.second = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
 
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        rows = zip(self.before, self.blocks, self.after, inputs, strict=True)
-        return tuple(after(block(before(x))) for before, block, after, x in rows)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.first(x) + self.second(x)
+        return y
 
 
-def export_pieces(pieces: Sequence[Piece], profiler: AnyProfiler) -> list[PieceKernels]:
+def _stand_in(channels: int, tail: str) -> nn.Module:
+    """What hands over an image in the blocked layout, and ends as `tail` says."""
+    if tail == SUM:
+        return _Sum(channels)
+    conv = nn.Conv2d(channels, channels, 1, bias=False)
+    return nn.Sequential(conv, nn.Sigmoid()) if tail == CLOSED else conv
+
+
+class _Row:
+    """A piece on a sheet, between what stands for its neighbours.
+
+    The neighbour behind accepts either layout.
+
+    Attributes:
+        stand_ins: As `cut` takes them.
+        neighbours: As `cut` takes them.
+        counts: Of the piece's block.
+    """
+
+    def __init__(self, sheet: Sheet, i: int, piece: Piece, lead: Lead | None) -> None:
+        blocks, shape, border = [piece.block], piece.in_shape, piece.border
+        if lead is not None:
+            blocks, shape, border = [*lead.blocks, piece.block], lead.in_shape, lead.border
+        input_type = _input_type(border.layout)
+        layouts = border.layout.split()
+        shapes = (shape,) if len(layouts) == 1 else state_of(piece.block)
+        assert shapes is not None
+        # Several tensors may have several readers each, and then nothing is fused into what they
+        # come from.
+        tail = (border.tail or CONV) if len(layouts) == 1 else CLOSED
+        self.stand_ins: dict[str, str | None] = {}
+        parts: list[Symbol] = []
+        for j, (layout, one) in enumerate(zip(layouts, shapes, strict=True)):
+            x = sheet.input(f"x{i}_{j}_", one, input_type)
+            self.stand_ins[x.name] = tail if layout == BLOCKED else None
+            parts.append(sheet.run(_stand_in(one[0], tail), [x])[0] if layout == BLOCKED else x)
+        for block in blocks:
+            try:
+                module = block.build(shape).eval()
+                y, n_macs = sheet.run(module, parts)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{block} does not fit an input of shape {shape}: {error}"
+                ) from error
+            parts = y if isinstance(y, list) else getattr(y, PARTS, [y])
+            n_features = sum(math.prod(part.shape[1:]) for part in parts)
+            before, shape = shape, (n_features,) if len(parts) > 1 else parts[0].shape[1:]
+            if n_macs is None:
+                self.counts = count(block, before, input_type)
+            else:
+                n_params = sum(p.numel() for p in module.parameters())
+                self.counts = BlockCounts(shape, n_params, n_macs)
+            input_type = "float32"
+        self.neighbours = {f"y{i}_{j}_": len(part.shape) == 4 for j, part in enumerate(parts)}
+        for part, (name, is_image) in zip(parts, self.neighbours.items(), strict=True):
+            neighbour = nn.Conv2d(part.shape[1], 16, 1) if is_image else nn.Identity()
+            sheet.output(name, sheet.run(neighbour, [part])[0])
+
+
+def export_pieces(
+    pieces: Sequence[Piece], profiler: AnyProfiler, leads: Mapping[Piece, Lead] | None = None
+) -> list[PieceKernels]:
     """Export pieces in one model and cut the runtime's graph of it into theirs.
+
+    Args:
+        pieces: With a layout alone, or in the blocked layout with the kind of its end; others
+            need a lead.
+        profiler: Asked what the target's runtime makes of them.
+        leads: What stands before pieces whose border is none that can be made up.
 
     Raises:
         ConfigError: The target's runtime does not show which kernels a piece has.
     """
     if len(pieces) == 1:  # whether kernels reach across pieces shows only beside another
-        return export_pieces([*pieces, *pieces], profiler)[:1]
+        return export_pieces([*pieces, *pieces], profiler, leads)[:1]
+    leads = leads or {}
     target = profiler.target
-    examples = [torch.zeros((target.batch, *piece.in_shape)) for piece in pieces]
-    inputs = [f"x{i}_" for i in range(len(pieces))]
-    outputs = [f"y{i}_" for i in range(len(pieces))]
+    sheet = Sheet(target.batch)
     with torch.random.fork_rng(devices=()):
-        module = _Pieces(pieces)
-    proto = to_onnx(module, examples, input_names=inputs, output_names=outputs)
-    nodes = profiler.kernels(make_model(proto, name=f"pieces-{len(pieces)}"))
-    _check_apart(nodes, inputs, target.runtime)
+        rows = [_Row(sheet, i, piece, leads.get(piece)) for i, piece in enumerate(pieces)]
+    proto = sheet.model()
+    stand_ins = {x: s is not None for row in rows for x, s in row.stand_ins.items()}
+    heads = open_heads(proto.graph, stand_ins)
+    row_of = {x: i for i, row in enumerate(rows) for x in row.stand_ins}
+    owned = split(profiler.kernels(make_model(proto, name=f"pieces-{len(pieces)}")), row_of, target)
     found = []
-    for piece, x, y in zip(pieces, inputs, outputs, strict=True):
-        own, given, layout = _cut(nodes, x, y)
-        kernels = tuple(node.kernel for node in own)
-        memory = part_memory(own, _tensors(own, given), threads=target.threads)
-        found.append(PieceKernels(kernels, layout, count(piece.block, piece.in_shape), memory))
+    for i, (piece, row) in enumerate(zip(pieces, rows, strict=True)):
+        part = cut(owned[i], row.stand_ins, row.neighbours)
+        kernels, replaced, memory = part.kernels, part.replaced, None
+        if lead := leads.get(piece):
+            kernels, replaced = cancelled((*kernels, *lead.replaced), (*replaced, *lead.kernels))
+        else:
+            memory = part_memory(part.nodes, part.given, threads=target.threads)
+        is_open = False
+        if len(row.stand_ins) == 1:
+            ((x, stand_in),) = row.stand_ins.items()
+            # What leaves a convolution as it is, does so to all that is less open.
+            reaches_back = stand_in != CONV or bool(part.replaced) or is_absorbed(heads[x])
+            is_open = bool(heads[x]) and reaches_back
+        found.append(PieceKernels(kernels, replaced, part.border, is_open, row.counts, memory))
     return found
 
 
-def _check_apart(nodes: Sequence[KernelNode], inputs: Sequence[str], runtime: str) -> None:
-    """Make sure that no kernel is of two pieces, each of which starts at one of `inputs`."""
-    owner = {x: x for x in inputs}
-    is_apart = True
-    for node in nodes:  # in running order
-        owners = {owner[tensor] for tensor in node.reads if tensor in owner}
-        is_apart = is_apart and len(owners) <= 1
-        for x in owners:
-            owner.update(dict.fromkeys(node.writes, x))
-    if not is_apart or len(owner) == len(inputs):  # or nothing reads the pieces' inputs
-        raise ConfigError(
-            f"target {runtime} shows whole models only, or kernels across blocks, so a space "
-            f"cannot be costed on it: use {', '.join(_COSTED[:-1])} or {_COSTED[-1]}"
-        )
+def state_of(block: Block) -> tuple[Shape, ...] | None:
+    """Shapes of the tensors that a block takes together; None: it takes one."""
+    state: tuple[Shape, ...] | None = getattr(block, "state", None)
+    return state
 
 
-def _cut(nodes: Sequence[KernelNode], x: str, y: str) -> tuple[list[KernelNode], set[str], str]:
-    """The piece from `x` to `y` without its neighbours.
-
-    Returns:
-        Its kernels, the names of the tensors that it is given, and its output's layout.
-    """
-    # Pieces share no tensor that is computed, so walking from x finds exactly this one's nodes.
-    tensors, own = {x}, []
-    blocked: set[str] = set()  # tensors in the runtime's blocked layout
-    for node in nodes:  # in running order
-        if tensors.intersection(node.reads):
-            tensors.update(node.writes)
-            own.append(node)
-            if _writes_blocked(node, blocked):
-                blocked.update(node.writes)
-    before = next((node for node in own if node.name.startswith("/before.")), None)
-    after = next(
-        (
-            node
-            for node in own
-            if node.kernel.kind not in _REORDERS
-            and (node.name.startswith("/after.") or node.name.startswith(y))
-        ),
-        None,
-    )
-    given = {x} if before is None else set(before.writes)
-    inside = set(given)
-    piece = []
-    for node in own:
-        if node is not before and node is not after and inside.intersection(node.reads):
-            inside.update(node.writes)
-            piece.append(node)
-    layout = PLAIN
-    if after is not None:
-        source = next((node for node in piece if after.reads[0] in node.writes), None)
-        if source is None:  # the block does nothing
-            layout = PLAIN if before is None else BLOCKED
-        else:
-            readers = [n for n in piece if set(source.writes).intersection(n.reads)]
-            if source.kernel.kind in _REORDERS and not readers:
-                piece.remove(source)  # the neighbour asked for it, and it is counted there
-            handed_on = source.reads if source.kernel.kind in _REORDERS else source.writes
-            layout = PLAIN if blocked.isdisjoint(handed_on) else BLOCKED
-    return piece, given, layout
-
-
-def _writes_blocked(node: KernelNode, blocked: Set[str]) -> bool:
-    """Whether the node's output is in the blocked layout, given which tensors before it are."""
-    kind = node.kernel.kind
-    if kind in _REORDERS:
-        return kind == _REORDER_INPUT
-    # What stands in no domain of its own (adding, joining channels) keeps the layout it is given.
-    return kind.startswith(_BLOCKED_DOMAIN) or not blocked.isdisjoint(node.reads)
-
-
-def _tensors(nodes: Sequence[KernelNode], names: Set[str]) -> dict[str, Tensor]:
-    """Those of the tensors that some node reads, by name."""
-    return {
-        name: tensor
-        for node in nodes
-        for name, tensor in zip(node.reads, node.kernel.inputs, strict=False)
-        if name in names
-    }
+def _input_type(layout: str) -> InputType:
+    return "int64" if layout == TOKENS else "float32"

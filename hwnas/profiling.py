@@ -41,9 +41,13 @@ def architecture_digest(architecture: Architecture) -> str:
 
 def space_key(space: SearchSpace) -> str:
     """Tells spaces apart, also those of one name made for different data."""
-    choices = [[choice.name, choice.options] for choice in space.choices]
-    described = json.dumps([choices, list(space.input_table.values)])
-    return f"{space.name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    described: list[object] = [
+        [[choice.name, choice.options] for choice in space.choices],
+        list(space.input_table.values),
+    ]
+    if space.input_type != "float32":
+        described.append(space.input_type)
+    return f"{space.name}-{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]}"
 
 
 def network_tags(space: SearchSpace, genotype: Genotype) -> dict[str, str]:
@@ -60,7 +64,9 @@ def untrained_model(architecture: Architecture, *, batch: int = 1) -> OnnxModel:
     """The architecture as ONNX with fixed random weights: latency does not depend on them."""
     with seeded(0):
         network = Network(architecture)
-    proto = network_to_onnx(network, architecture.input_shape, batch=batch)
+    proto = network_to_onnx(
+        network, architecture.input_shape, batch=batch, input_type=architecture.input_type
+    )
     digest = architecture_digest(architecture)
     return make_model(proto, name=digest[:12], digest=digest)
 
@@ -152,6 +158,7 @@ class _Stages:
         """Networks of the space, the most useful first, at most `n`."""
         with self._report.timing(CHOOSING):
             sample = sample_networks(self._space, rng, max(N_SAMPLE, 8 * (n or 0)))
+            sample = sample[self._table.affordable(sample, n_least=n or N_VALUED)]
             genotypes = networks_in_turn(self._table, sample)
         return self._drawn(genotypes, len(sample) if n is None else n)
 
@@ -174,6 +181,7 @@ class _Stages:
     ) -> None:
         """Measure kernels that no network has shown, alone."""
         sample = sample_networks(self._space, rng, N_VALUED)
+        sample = sample[self._table.affordable(sample)]
         measure_missing(
             [self._table.kernels(tuple(int(v) for v in row)) for row in sample],
             self._campaign.store,

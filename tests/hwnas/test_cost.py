@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas import cost
+from hwnas import cost, piece_library
 from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual, conv_bn
 from hwnas.cost import CostTable
 from hwnas.errors import BudgetError, ConfigError
 from hwnas.networks import counts
-from hwnas.pieces import BLOCKED, PLAIN, Piece, export_pieces
+from hwnas.pieces import BLOCKED, PLAIN, Border, Piece, export_pieces
 from hwnas.profiling import untrained_model
 from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.spaces.mobilenet import mobile_space
@@ -56,9 +56,7 @@ class TwoPaths:
     out_channels: int
 
     def build(self, in_shape):
-        return _Beside(
-            *(nn.Sequential(*conv_bn(in_shape[0], self.out_channels, k)) for k in (1, 3))
-        )
+        return _Beside(*(conv_bn(in_shape[0], self.out_channels, k) for k in (1, 3)))
 
 
 class _Beside(nn.Module):
@@ -240,7 +238,7 @@ def test_stored_pieces_are_not_exported_again(profiler, tmp_path, predictor, mon
         first = CostTable(space, profiler, store)
         first.use(CostPredictor(predictor))
         expected = first.predict(genotypes)
-    monkeypatch.setattr(cost, "export_pieces", lambda *a, **k: pytest.fail("it was exported"))
+    monkeypatch.setattr(piece_library, "export_pieces", lambda *a: pytest.fail("exported"))
     with MeasurementStore(path) as store:
         second = CostTable(space, profiler, store)
         second.use(CostPredictor(predictor))
@@ -280,13 +278,15 @@ class Unconnected(WholeModels):
 @pytest.mark.parametrize("n_pieces", [1, 3])
 @pytest.mark.parametrize("profiler", [WholeModels(), Unconnected()])
 def test_a_runtime_that_shows_no_kernels_of_blocks_is_refused(profiler, n_pieces):
-    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (4 + i, 6, 6), PLAIN) for i in range(n_pieces)]
+    pieces = [
+        Piece(ConvBlock(8, 3, 1, "relu"), (4 + i, 6, 6), Border(PLAIN)) for i in range(n_pieces)
+    ]
     with pytest.raises(ConfigError, match=r"onnxruntime-cpu shows whole models.* or torch-cuda$"):
         export_pieces(pieces, profiler)
 
 
 def test_a_piece_alone_is_what_it_is_beside_others(profiler):
-    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (c, 6, 6), BLOCKED) for c in (8, 16)]
+    pieces = [Piece(ConvBlock(8, 3, 1, "relu"), (c, 6, 6), Border(BLOCKED)) for c in (8, 16)]
     assert export_pieces(pieces[:1], profiler) == export_pieces(pieces, profiler)[:1]
 
 
@@ -297,9 +297,9 @@ def test_blocks_of_one_name_from_two_modules_are_two_pieces():
             return nn.AvgPool2d(2)
 
     Pool.__qualname__, Pool.__module__ = "Pool", "elsewhere"
-    ours, theirs = (Piece(block, (8, 4, 4), PLAIN) for block in (POOL, Pool()))
+    ours, theirs = (Piece(block, (8, 4, 4), Border(PLAIN)) for block in (POOL, Pool()))
     assert ours.key != theirs.key
-    assert ours.key == Piece(type(POOL)(), (8, 4, 4), PLAIN).key
+    assert ours.key == Piece(type(POOL)(), (8, 4, 4), Border(PLAIN)).key
 
 
 def test_warming_leaves_nothing_to_export(profiler, store, predictor, monkeypatch):
@@ -309,7 +309,7 @@ def test_warming_leaves_nothing_to_export(profiler, store, predictor, monkeypatc
     table.warm(np.random.default_rng(0), n=3000, on_progress=met.append)
     assert met == sorted(met) and met[-1] == table.n_pieces
     table.use(CostPredictor(predictor))
-    monkeypatch.setattr(cost, "export_pieces", lambda *a, **k: pytest.fail("it was exported"))
+    monkeypatch.setattr(piece_library, "export_pieces", lambda *a: pytest.fail("exported"))
     costs = table.predict(space.sample(np.random.default_rng(1), 3000))
     assert len(costs) == 3000 and (costs.latency_ms > 0).all()
     assert (costs.low_ms <= costs.latency_ms).all() and (costs.latency_ms <= costs.high_ms).all()

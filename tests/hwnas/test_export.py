@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from hwnas import export
 from hwnas.errors import ExportMismatchError, RunFolderError
@@ -69,7 +71,7 @@ def test_a_model_that_computes_something_else_is_removed(network, images, tmp_pa
     try:
         with torch.no_grad():
             parameter += value
-        with pytest.raises(ExportMismatchError, match=r"n\.onnx: outputs .* 10 real images"):
+        with pytest.raises(ExportMismatchError, match=r"n\.onnx: outputs .* 10 real inputs"):
             check_parity(path, network, images)
     finally:
         with torch.no_grad():
@@ -111,5 +113,64 @@ def test_a_place_that_cannot_be_written_is_named(network, tmp_path):
 
 def test_images_of_a_wrong_shape_are_one_message(network, tmp_path):
     path = saved(network, tmp_path / "n.onnx")
-    with pytest.raises(ModelError, match=r"cannot run .*n\.onnx on these images"):
+    with pytest.raises(ModelError, match=r"cannot run .*n\.onnx on these inputs"):
         run_onnx(path, np.zeros((2, 3, 8, 8), np.float32))
+
+
+class Recurrent(nn.Module):
+    """Vectors of tokens, then a recurrent layer of some kind, and the class from its mean."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.tokens = nn.Embedding(20, 8)
+        self.cell = kind(8, 6, batch_first=True, **options)
+        self.classify = nn.LazyLinear(3)
+
+    def forward(self, ids):
+        return self.classify(self.cell(self.tokens(ids))[0].mean(dim=1))
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Embedding(20, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        self.classify = nn.Linear(8, 3)
+
+    def forward(self, ids):
+        x = self.layer(self.tokens(ids))
+        x = x + functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+        return self.classify(x[:, -1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Recurrent(nn.LSTM),
+        lambda: Recurrent(nn.LSTM, bidirectional=True, num_layers=2),
+        lambda: Recurrent(nn.GRU),
+        lambda: Recurrent(nn.RNN),
+        Encoder,
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_networks_of_token_ids_compute_the_same(make, batch, tmp_path):
+    torch.manual_seed(0)
+    network = make()
+    ids = torch.randint(0, 20, (5, 7))
+    network(ids)
+    proto = network_to_onnx(network, (7,), batch=batch, input_type="int64")
+    save_onnx(proto, tmp_path / "n.onnx", metadata={})
+    assert load_model(tmp_path / "n.onnx").inputs[0].dtype == np.int64
+    assert check_parity(tmp_path / "n.onnx", network, ids) <= 1e-4
+
+
+@pytest.mark.parametrize("shape", [(2, 40), (7,)])
+def test_networks_on_signals_and_tables_compute_the_same(shape, tmp_path):
+    torch.manual_seed(0)
+    layers = {2: nn.Conv1d(2, 4, 3, dilation=4), 1: nn.BatchNorm1d(7)}
+    network = nn.Sequential(layers[len(shape)], nn.GELU(), nn.Flatten(), nn.LazyLinear(3))
+    examples = torch.randn(5, *shape)
+    network(examples)
+    save_onnx(network_to_onnx(network, shape, batch=2), tmp_path / "n.onnx", metadata={})
+    assert check_parity(tmp_path / "n.onnx", network, examples) <= 1e-4

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from hwnas.budget import parse_budget
 from hwnas.errors import BudgetError, InfeasibleBudgetError
 from hwnas.feasibility import overview, resolve_budgets
-from hwnas.strategies.base import Problem
+from hwnas.spaces.base import Choice, Constraint, SearchSpace
+from hwnas.strategies.base import Costs, Problem
 
 
 def brute_force(space):
@@ -91,3 +93,53 @@ def test_budgets_already_in_the_problem_do_not_hide_the_overview(make_toy):
     assert overview(toy, "macs", np.random.default_rng(0)) == overview(
         unlimited, "macs", np.random.default_rng(0)
     )
+
+
+def test_only_what_is_affordable_is_looked_at(make_toy):
+    problem = make_toy(3, 3).problem
+    asked = []
+
+    def predict(genotypes):
+        asked.append(genotypes)
+        return problem.predict(genotypes)
+
+    def affordable(genotypes):  # half of the space
+        return genotypes[:, 0] == 0
+
+    limited = Problem(problem.space, predict)
+    found = overview(limited, "latency_ms", np.random.default_rng(0), affordable=affordable)
+    assert all((genotypes[:, 0] == 0).all() for genotypes in asked)
+    # The smallest network is in that half, and the descent finds it from one start.
+    smallest = problem.predict(np.zeros((1, len(problem.space.choices)), np.int64))
+    assert found.fastest == smallest.latency_ms[0]
+    sample = problem.space.sample(np.random.default_rng(1), 4000)
+    half = problem.predict(sample[sample[:, 0] == 0]).latency_ms
+    assert found.median == pytest.approx(np.median(half), rel=0.05)
+    budgets = (parse_budget("latency_ms<=40%"),)
+    _, overviews = resolve_budgets(
+        limited, budgets, np.random.default_rng(0), affordable=affordable
+    )
+    assert overviews["latency_ms"] == found
+
+
+def test_the_descent_keeps_to_valid_networks():
+    # The cheapest network of all is not valid: some choice is above its smallest option.
+    space = replace(toy_like(), constraints=(Constraint("some", is_allowed),))
+    problem = Problem(space, cost_of_sum)
+    found = overview(problem, "latency_ms", np.random.default_rng(0))
+    assert sum(found.genotype) == 1 and found.fastest == 2.0
+
+
+def is_allowed(options):
+    return options["a"] + options["b"] > 0
+
+
+def toy_like():
+    choices = (Choice("a", (0, 1, 2)), Choice("b", (0, 1, 2)))
+    return SearchSpace("sum", choices, lambda options: (options["a"], options["b"]), ())
+
+
+def cost_of_sum(genotypes):
+    latency_ms = 1.0 + genotypes.sum(axis=1)
+    counts = np.ones(len(genotypes), np.int64)
+    return Costs(latency_ms, latency_ms, latency_ms, np.ones(len(genotypes)), counts, counts)

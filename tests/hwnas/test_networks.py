@@ -1,6 +1,10 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual
 from hwnas.networks import Network, count, counts
@@ -74,3 +78,122 @@ def test_initial_logits_are_of_moderate_size():
 def test_a_block_that_does_not_fit_its_input_is_named():
     with pytest.raises(ValueError, match=r"ConvBlock\(.*does not fit an input of shape \(8,\)"):
         count(ConvBlock(8, 3, 1, "relu"), (8,))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A block that one function makes."""
+
+    name: str
+
+    def build(self, in_shape):
+        return LAYERS[self.name](in_shape)
+
+
+class Sequences(nn.Module):
+    """A recurrent layer, its outputs only."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+class Attention(nn.Module):
+    def __init__(self, width, layer):
+        super().__init__()
+        self.width, self.layer = width, layer
+        self.packed = nn.Linear(width, 3 * width)
+
+    def forward(self, x):
+        query, key, value = self.packed(x).split(self.width, dim=2)
+        if self.layer is not None:
+            return self.layer(query, key, value, need_weights=False)[0]
+        return functional.scaled_dot_product_attention(query, key, value)
+
+
+LAYERS = {
+    "lstm": lambda shape: Sequences(nn.LSTM(shape[1], 12, num_layers=2, batch_first=True)),
+    "lstm both": lambda shape: Sequences(
+        nn.LSTM(shape[1], 12, batch_first=True, bidirectional=True)
+    ),
+    "lstm projected": lambda shape: Sequences(nn.LSTM(shape[1], 12, proj_size=4, batch_first=True)),
+    "gru": lambda shape: Sequences(nn.GRU(shape[1], 12, batch_first=True)),
+    "rnn": lambda shape: Sequences(nn.RNN(shape[1], 12, batch_first=True)),
+    "attention": lambda shape: Attention(shape[1], None),
+    "heads": lambda shape: Attention(
+        shape[1], nn.MultiheadAttention(shape[1], 2, batch_first=True)
+    ),
+    "encoder": lambda shape: nn.TransformerEncoderLayer(shape[1], 2, 32, batch_first=True),
+    "conv 1d": lambda shape: nn.Conv1d(shape[0], 6, 3, dilation=4, padding=4),
+    "embedding": lambda shape: nn.Embedding(50, 8),
+    "linear": lambda shape: nn.Linear(shape[0], 5),
+}
+
+# Of 10 steps of 8 features. Each step: input and state times four gates (an LSTM), three, or one.
+LSTM_1, LSTM_2 = 4 * 12 * (8 + 12), 4 * 12 * (12 + 12)
+ATTENTION = 10 * 8 * 24 + 2 * 10 * 10 * 8  # q, k and v; then scores and their products with v
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("lstm", 10 * (LSTM_1 + LSTM_2)),
+        ("lstm both", 2 * 10 * LSTM_1),
+        ("lstm projected", 10 * (4 * 12 * (8 + 4) + 12 * 4)),
+        ("gru", 10 * 3 * 12 * (8 + 12)),
+        ("rnn", 10 * 12 * (8 + 12)),
+        ("attention", ATTENTION),
+        ("heads", ATTENTION + 10 * 8 * (24 + 8)),  # its own projections, in and out
+        ("encoder", ATTENTION + 10 * 8 * 8 + 2 * 10 * 8 * 32),
+    ],
+)
+def test_macs_of_sequence_layers_are_those_of_their_formulas(name, macs):
+    assert count(Layers(name), (10, 8)).macs == macs
+
+
+def test_macs_of_layers_on_signals_tokens_and_tables_are_counted():
+    dilated = count(Layers("conv 1d"), (2, 40))
+    assert (dilated.out_shape, dilated.macs) == ((6, 40), 40 * 6 * 2 * 3)
+    embedded = count(Layers("embedding"), (10,), "int64")
+    assert (embedded.out_shape, embedded.macs, embedded.params) == ((10, 8), 0, 50 * 8)
+    assert count(Layers("linear"), (7,)).macs == 35
+
+
+def test_the_same_block_of_another_input_type_is_another_count():
+    with pytest.raises(ValueError, match="does not fit an input of shape"):
+        count(Layers("embedding"), (10,))  # an embedding of real numbers
+    assert count(Layers("embedding"), (10,), "int64").params == 400
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "encoder"])
+def test_a_network_of_token_ids_is_built_counted_and_run(name):
+    architecture = Architecture((10,), (Layers("embedding"), Layers(name)), "int64")
+    network = Network(architecture).eval()
+    counted = counts(architecture)
+    assert counted.params == sum(p.numel() for p in network.parameters())
+    outputs = network(torch.randint(0, 50, (3, 10)))
+    assert tuple(outputs.shape[1:]) == counted.out_shape
+
+
+def test_counting_leaves_the_fast_path_of_attention_as_it_was():
+    for is_enabled in (True, False):
+        torch.backends.mha.set_fastpath_enabled(is_enabled)
+        count.cache_clear()
+        count(Layers("encoder"), (10, 8))
+        assert torch.backends.mha.get_fastpath_enabled() == is_enabled
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_layers_that_initialise_themselves_are_left_as_they_are():
+    torch.manual_seed(0)
+    network = Network(Architecture((10,), (Layers("embedding"), Layers("encoder")), "int64"))
+    embedding, encoder = network.blocks
+    assert embedding.weight.std().item() == pytest.approx(1, rel=0.1)  # torch's default
+    assert encoder.norm1.weight.eq(1).all()
+    bound = 1 / np.sqrt(encoder.linear1.in_features)
+    assert 0.9 * bound < encoder.linear1.weight.abs().max() <= bound
+    assert encoder.linear1.bias.eq(0).all()
