@@ -2,10 +2,14 @@
 
 A block states only what it decides; what it is given (channels, height, width) is an argument of
 `build`. So the same description is the same block wherever it stands.
+
+Layers are named by their role ("expand", "filter"), never by their position: weights are shared
+between the options of a slot by name, so a layer with the same role has the same name in all.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,16 +37,31 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
+def named(**layers: nn.Module) -> OrderedDict[str, nn.Module]:
+    """Layers by role, in running order, as `nn.Sequential` takes them."""
+    return OrderedDict(layers)
+
+
 def conv_bn(
-    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1
-) -> list[nn.Module]:
-    """Convolution with same padding and batch norm, to be followed by an activation or not."""
-    padding = kernel_size // 2
-    return [
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups,
-                  bias=False),
-        nn.BatchNorm2d(out_channels),
-    ]  # fmt: skip
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> nn.Sequential:
+    """Convolution with same padding, batch norm, and one of `ACTIVATIONS` if named."""
+    layers = named(
+        conv=nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups,
+            bias=False,
+        ),
+        norm=nn.BatchNorm2d(out_channels),
+    )  # fmt: skip
+    if activation is not None:
+        layers["activation"] = ACTIVATIONS[activation]()
+    return nn.Sequential(layers)
 
 
 class SqueezeExcite(nn.Module):
@@ -50,30 +69,31 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, reduced: int) -> None:
         super().__init__()
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, reduced, 1),
-            nn.ReLU(),
-            nn.Conv2d(reduced, channels, 1),
-            nn.Hardsigmoid(),
+        self.scale = nn.Sequential(
+            named(
+                pool=nn.AdaptiveAvgPool2d(1),
+                squeeze=nn.Conv2d(channels, reduced, 1),
+                activation=nn.ReLU(),
+                excite=nn.Conv2d(reduced, channels, 1),
+                gate=nn.Hardsigmoid(),
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, c, h, w)` to the same shape."""
-        scaled: Tensor = x * self.gate(x)
+        scaled: Tensor = x * self.scale(x)
         return scaled
 
 
-class Residual(nn.Module):
-    """`x + body(x)`."""
+class Residual(nn.Sequential):
+    """Layers in a row, and their input added to what they give.
 
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
+    Its layers have the same names as in a plain `nn.Sequential`, so that both share weights.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape that `body` keeps."""
-        y: Tensor = x + self.body(x)
+        """Any shape that the layers keep."""
+        y: Tensor = x + super().forward(x)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -88,10 +108,10 @@ class ConvBlock:
 
     def build(self, in_shape: Shape) -> nn.Module:
         """`(c, h, w)` to `(out_channels, h / stride, w / stride)`."""
-        return nn.Sequential(
-            *conv_bn(in_shape[0], self.out_channels, self.kernel_size, stride=self.stride),
-            ACTIVATIONS[self.activation](),
-        )
+        return conv_bn(
+            in_shape[0], self.out_channels, self.kernel_size,
+            stride=self.stride, activation=self.activation,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,19 +136,18 @@ class InvertedResidual:
         """`(c, h, w)` to `(out_channels, h / stride, w / stride)`."""
         channels = in_shape[0]
         expanded = channels * self.expand_ratio
-        layers: list[nn.Module] = []
+        layers = named()
         if self.expand_ratio != 1:
-            layers += [*conv_bn(channels, expanded, 1), ACTIVATIONS[self.activation]()]
-        layers += [
-            *conv_bn(expanded, expanded, self.kernel_size, stride=self.stride, groups=expanded),
-            ACTIVATIONS[self.activation](),
-        ]
+            layers["expand"] = conv_bn(channels, expanded, 1, activation=self.activation)
+        layers["filter"] = conv_bn(
+            expanded, expanded, self.kernel_size,
+            stride=self.stride, groups=expanded, activation=self.activation,
+        )  # fmt: skip
         if self.squeeze_excite:
-            layers.append(SqueezeExcite(expanded, round_channels(expanded / 4)))
-        layers += conv_bn(expanded, self.out_channels, 1)
-        body = nn.Sequential(*layers)
+            layers["gate"] = SqueezeExcite(expanded, round_channels(expanded / 4))
+        layers["project"] = conv_bn(expanded, self.out_channels, 1)
         keeps_shape = self.stride == 1 and channels == self.out_channels
-        return Residual(body) if keeps_shape else body
+        return Residual(layers) if keeps_shape else nn.Sequential(layers)
 
 
 @dataclass(frozen=True)
@@ -142,9 +161,10 @@ class ClassifierHead:
     def build(self, in_shape: Shape) -> nn.Module:
         """`(c, h, w)` to `(n_classes,)`."""
         return nn.Sequential(
-            *conv_bn(in_shape[0], self.features, 1),
-            ACTIVATIONS[self.activation](),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(self.features, self.n_classes),
+            named(
+                mix=conv_bn(in_shape[0], self.features, 1, activation=self.activation),
+                pool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                classify=nn.Linear(self.features, self.n_classes),
+            )
         )

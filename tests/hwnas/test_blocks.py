@@ -63,3 +63,23 @@ def test_equal_descriptions_are_one_block():
     assert len({ConvBlock(8, 3, 1, "relu"), ConvBlock(8, 3, 1, "relu")}) == 1
     with pytest.raises(KeyError):
         ConvBlock(8, 3, 1, "swish").build((3, 8, 8))
+
+
+@pytest.mark.parametrize("block", [ConvBlock(16, 3, 1, "relu"), ClassifierHead(16, 10, "relu")])
+def test_layers_are_named_by_role_and_not_by_position(block):
+    names = [name for name, _ in block.build((8, 8, 8)).named_parameters()]
+    assert names and not any(part.isdigit() for name in names for part in name.split("."))
+
+
+def test_layers_with_the_same_role_have_the_same_name_in_all_bottlenecks():
+    def names(stride=1, out_channels=8, expand_ratio=4, squeeze_excite=False):
+        block = InvertedResidual(out_channels, 3, stride, expand_ratio, squeeze_excite, "relu")
+        return {name for name, _ in block.build((8, 8, 8)).named_parameters()}
+
+    residual = names()
+    assert {name.split(".")[0] for name in residual} == {"expand", "filter", "project"}
+    assert names(stride=2) == names(out_channels=16) == residual
+    assert names(squeeze_excite=True) > residual
+    added = names(squeeze_excite=True) - residual
+    assert {name.split(".")[0] for name in added} == {"gate"}
+    assert residual - names(expand_ratio=1) == {n for n in residual if n.startswith("expand.")}

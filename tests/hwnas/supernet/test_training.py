@@ -1,0 +1,218 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from hwnas.errors import ConfigError, DataError, RunFolderError
+from hwnas.supernet import (
+    WAYS,
+    Supernet,
+    evaluate_subnet,
+    load_supernet,
+    make_way,
+    save_supernet,
+    train_supernet,
+    training,
+)
+from hwnas.supernet.training import calibration_batches
+from hwnas.training import Recipe, TrainingDivergedError, batches, seeded
+
+QUICK = Recipe(epochs=2, batch_size=16)  # 12 steps of 96 images
+
+
+@pytest.fixture
+def make_supernet(image_space):
+    def make():
+        with seeded(0):
+            return Supernet(image_space)
+
+    return make
+
+
+def state(supernet):
+    return {key: value.clone() for key, value in supernet.state_dict().items()}
+
+
+def are_equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class Fixed:
+    """Trains given subnets in every step."""
+
+    def __init__(self, *subnets, distils=False):
+        self.distils = distils
+        self._subnets = subnets
+
+    def subnets(self, step, n_steps):
+        return self._subnets
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_trained_supernet_knows_the_classes(name, make_supernet, image_space, images):
+    supernet = make_supernet()
+    way = make_way(name, image_space, seed=0)
+    result = train_supernet(supernet, images, Recipe(epochs=12, batch_size=16), way, seed=0)
+    assert result.n_steps == 72 and result.final_loss < 1
+    drawn = map(tuple, image_space.sample(np.random.default_rng(0), 6).tolist())
+    accuracy = [evaluate_subnet(supernet, genotype, images).accuracy for genotype in drawn]
+    assert np.mean(accuracy) > 0.6  # by chance 0.33
+
+
+@pytest.mark.parametrize("name", ["single-path", "sandwich"])
+@pytest.mark.parametrize("when", [1, 5])
+def test_a_stopped_and_resumed_training_ends_with_the_same_weights(
+    name, when, make_supernet, image_space, images, tmp_path
+):
+    recipe = replace(QUICK, max_shift=0.2, mixup=0.2)
+
+    def run(supernet, **given):
+        way = make_way(name, image_space, seed=0)
+        return train_supernet(supernet, images, recipe, way, seed=3, **given)
+
+    whole = make_supernet()
+    expected = run(whole)
+
+    def stop(share):
+        if share * expected.n_steps >= when:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "supernet.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(make_supernet(), checkpoint=path, on_progress=stop)
+    other = make_supernet()
+    with torch.no_grad():
+        next(other.parameters()).zero_()  # all comes from the checkpoint
+    resumed = run(other, checkpoint=path)
+    assert are_equal(state(other), state(whole))
+    assert resumed.final_loss == expected.final_loss
+    again = run(make_supernet(), checkpoint=path)  # nothing is left to do
+    assert again.final_loss == expected.final_loss
+    assert are_equal(state(load_supernet(image_space, path)), state(whole))
+
+
+def test_an_update_that_ctrl_c_broke_is_not_saved(
+    make_supernet, image_space, images, tmp_path, monkeypatch
+):
+    path = tmp_path / "supernet.pt"
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after each step
+    n_updates = 0
+
+    def broken(self, closure=None):
+        nonlocal n_updates
+        n_updates += 1
+        if n_updates == 4:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].zero_()
+            raise KeyboardInterrupt
+        return original(self, closure)
+
+    original = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", broken)
+    way = make_way("single-path", image_space, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        train_supernet(make_supernet(), images, QUICK, way, seed=0, checkpoint=path)
+    monkeypatch.setattr(torch.optim.AdamW, "step", original)
+    resumed, whole = make_supernet(), make_supernet()
+    train_supernet(resumed, images, QUICK, way, seed=0, checkpoint=path)
+    train_supernet(whole, images, QUICK, way, seed=0)
+    assert are_equal(state(resumed), state(whole))
+
+
+def test_a_checkpoint_of_another_training_is_refused(make_supernet, image_space, images, tmp_path):
+    path = tmp_path / "supernet.pt"
+    way = make_way("single-path", image_space, seed=0)
+    train_supernet(make_supernet(), images, QUICK, way, seed=0, checkpoint=path)
+    others = [
+        (replace(QUICK, learning_rate=0.02), way, 0),
+        (QUICK, make_way("fair", image_space, seed=0), 0),
+        (QUICK, way, 1),
+    ]
+    for recipe, other, seed in others:
+        with pytest.raises(ConfigError, match="another training"):
+            train_supernet(make_supernet(), images, recipe, other, seed=seed, checkpoint=path)
+
+
+def test_files_that_cannot_be_read_are_told(make_supernet, image_space, token_space, tmp_path):
+    path = tmp_path / "deep" / "supernet.pt"
+    supernet = make_supernet()
+    save_supernet(supernet, path)
+    assert are_equal(state(load_supernet(image_space, path)), state(supernet))
+    with pytest.raises(RunFolderError, match="another space than 'tokens'"):
+        load_supernet(token_space, path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunFolderError, match="missing or damaged"):
+        load_supernet(image_space, path)
+    with pytest.raises(RunFolderError, match="missing or damaged"):
+        load_supernet(image_space, tmp_path / "none.pt")
+    with pytest.raises(RunFolderError, match="cannot write"):
+        save_supernet(supernet, path / "below a file.pt")
+
+
+@pytest.mark.parametrize("distils", [False, True])
+def test_one_step_adds_up_the_gradients_of_its_subnets_on_one_batch(distils, make_supernet, images):
+    first, second = (0, 1, 2, 0, 0, 0, 1, 1), (1, 0, 1, 1, 1, 1, 0, 0)
+    recipe = replace(QUICK, epochs=1 / 6, warmup_share=0.0, weight_decay=0.0)
+    trained, expected = make_supernet(), make_supernet()
+    train_supernet(trained, images, recipe, Fixed(first, second, distils=distils), seed=0)
+
+    inputs, labels = next(batches(images.train, recipe, images, seed=0, device=torch.device("cpu")))
+    logits = []
+    for genotype in (first, second):
+        size = expected.input_shape(genotype)[1:]
+        x = functional.interpolate(inputs, size, mode="bilinear", antialias=True)
+        logits.append(expected(x, genotype))
+    losses = [functional.cross_entropy(each, labels, label_smoothing=0.05) for each in logits]
+    if distils:  # the second learns what the first says, and the first nothing from it
+        said = logits[0].detach().softmax(dim=1)
+        losses[1] = (said * (said.log() - logits[1].log_softmax(dim=1))).sum(dim=1).mean()
+    (sum(losses) / 2).backward()
+    before = state(expected)
+    for key, p in expected.named_parameters():
+        step = state(trained)[key] - before[key]
+        if p.grad is None:
+            assert not step.any(), key
+        else:  # Adam's first step goes against the sign of the gradient
+            clear = p.grad.abs() > 1e-5
+            assert (step.sign() == -p.grad.sign())[clear].all(), key
+
+
+def test_a_broken_loss_ends_the_training_and_leaves_the_checkpoint(
+    make_supernet, image_space, images, tmp_path
+):
+    supernet, path = make_supernet(), tmp_path / "supernet.pt"
+    with torch.no_grad():
+        supernet.get_parameter("0/conv/weight:Conv2d").fill_(float("nan"))
+    way = make_way("single-path", image_space, seed=0)
+    with pytest.raises(TrainingDivergedError, match=r"became nan within 1 of 12 steps"):
+        train_supernet(supernet, images, QUICK, way, seed=0, checkpoint=path)
+    assert not path.exists()
+
+
+def test_progress_is_told_and_ends_at_one(make_supernet, image_space, images):
+    shares = []
+    way = make_way("single-path", image_space, seed=0)
+    train_supernet(make_supernet(), images, QUICK, way, seed=0, on_progress=shares.append)
+    assert shares == pytest.approx([(i + 1) / 12 for i in range(12)])
+
+
+def test_what_a_supernet_is_not_trained_with_is_refused(
+    make_supernet, image_space, token_space, images
+):
+    way = make_way("single-path", image_space, seed=0)
+    with pytest.raises(ConfigError, match="without ema_decay"):
+        train_supernet(make_supernet(), images, replace(QUICK, ema_decay=0.9), way, seed=0)
+    with pytest.raises(DataError):
+        train_supernet(
+            Supernet(token_space), images, QUICK, make_way("fair", token_space, seed=0), seed=0
+        )
+
+
+def test_calibration_takes_the_same_examples_for_every_subnet_at_its_size(images):
+    small, large = (list(calibration_batches(images, (1, side, side))) for side in (4, 6))
+    assert [len(x) for x in small] == [len(x) for x in large] == [96]
+    assert small[0].shape == (96, 1, 4, 4)
+    again = next(iter(calibration_batches(images, (1, 6, 6))))
+    assert torch.equal(again, large[0])
