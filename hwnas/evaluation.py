@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from hwnas.data import DataSet, Split, normalise, resize
+from hwnas.data import DataSet, Preprocessing, Split
+from hwnas.data.kinds import EXAMPLES
 from hwnas.errors import DataError
 from hwnas.export import run_onnx
 from hwnas.metrics import Scores, score
+from hwnas.spaces.architecture import Shape, shape_text
 from profilers.errors import ModelError
 from profilers.onnx_models import OnnxModel, load_model
 
 METADATA_KEY = "hwnas"
 SPLITS = ("validation", "test")
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What is done to images of the data before the model sees them.
-
-    Attributes:
-        resolution: They are resized to this many pixels, square, bilinear.
-        mean: Per channel, after scaling to [0, 1].
-        std: Per channel.
-    """
-
-    resolution: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def apply(self, split: Split) -> torch.Tensor:
-        """Images as the model takes them, `(n, c, resolution, resolution)` float32."""
-        return normalise(resize(split.images, self.resolution), self.mean, self.std)
 
 
 def read_metadata(model: OnnxModel) -> dict[str, Any]:
@@ -54,29 +36,49 @@ def preprocessing_of(model: OnnxModel, data: DataSet) -> Preprocessing:
     """As the model's metadata says; for a model from elsewhere, its input size and the data's mean.
 
     Raises:
-        DataError: The model does not take images of this data.
+        DataError: The model does not take examples of this data.
+        ModelError: Its metadata states a preprocessing that cannot be.
     """
-    shape = model.inputs[0].shape if len(model.inputs) == 1 else ()
-    if len(shape) != 4 or shape[2] != shape[3] or shape[1] != data.input_shape[0]:
-        takes = "; ".join(f"{i.name!r} {'×'.join(map(str, i.shape))}" for i in model.inputs)
-        raise DataError(
-            f"{model.name} takes {takes}, but images of {data.name!r} are batches of "
-            f"{data.input_shape[0]} channels, square: a model with one input "
-            f"batch×{data.input_shape[0]}×size×size is needed"
-        )
+    try:
+        preprocessing = Preprocessing.of(data, _input_shape(model, data))
+    except DataError:
+        raise DataError(_refusal(model, data)) from None
     stated = read_metadata(model).get("preprocessing", {})
     try:
-        mean = tuple(float(value) for value in stated.get("mean", data.mean))
-        std = tuple(float(value) for value in stated.get("std", data.std))
-        is_usable = len(mean) == len(std) == shape[1] and all(value > 0 for value in std)
-    except (AttributeError, TypeError, ValueError):
-        is_usable = False
-    if not is_usable:
+        found = preprocessing.stated(stated)
+    except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{model.name}: its metadata states a preprocessing that is none for "
-            f"{shape[1]} channels: {str(stated)[:100]}; export it again"
+            f"{model.name}: its metadata states a preprocessing that cannot be done to "
+            f"{EXAMPLES[data.kind]} of {data.name!r} ({error}): {str(stated)[:100]}; export it "
+            f"again"
+        ) from None
+    if found.words != data.words:
+        raise DataError(
+            f"{model.name} knows {len(found.words)} words, others than the {len(data.words)} of "
+            f"{data.name!r}, so that their ids differ: evaluate it on the data it was trained on"
         )
-    return Preprocessing(resolution=int(shape[2]), mean=mean, std=std)
+    return found
+
+
+def _input_shape(model: OnnxModel, data: DataSet) -> Shape:
+    """The shape of one example as the model takes it; empty where it takes no such batches."""
+    if len(model.inputs) != 1:
+        return ()
+    spec = model.inputs[0]
+    takes_integers = np.issubdtype(spec.dtype, np.integer)
+    return tuple(spec.shape[1:]) if takes_integers == (data.kind == "tokens") else ()
+
+
+def _refusal(model: OnnxModel, data: DataSet) -> str:
+    takes = "; ".join(f"{i.name!r} {shape_text(i.shape)} {i.dtype}" for i in model.inputs)
+    own = data.input_shape
+    text, values = shape_text(own), "integers" if data.kind == "tokens" else "floats"
+    if data.kind == "image":
+        text = f"{own[0]}×height×width"
+    return (
+        f"{model.name} takes {takes}, but {EXAMPLES[data.kind]} of {data.name!r} are "
+        f"{shape_text(own)}: a model with one input batch×{text} of {values} is needed"
+    )
 
 
 def evaluate_onnx(
@@ -90,14 +92,14 @@ def evaluate_onnx(
 
     Raises:
         ModelError: It is no model that can be run, or gives no class scores.
-        DataError: It does not take images of this data, or the split is unknown.
+        DataError: It does not take examples of this data, or the split is unknown.
     """
     if split not in SPLITS:
         raise DataError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     model = load_model(path, batch=1, shapes=shapes)
     chosen: Split = getattr(data, split)
-    images = preprocessing_of(model, data).apply(chosen)
-    logits = run_onnx(path, images.numpy())
+    inputs = preprocessing_of(model, data).apply(chosen.inputs)
+    logits = run_onnx(path, inputs.numpy())
     if logits.ndim != 2 or logits.shape[1] != data.n_classes:
         raise ModelError(
             f"{path.name} gives outputs of shape {logits.shape}, but {data.name!r} has "

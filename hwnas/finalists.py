@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,17 +12,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hwnas.baselines import plain_cnn
+from hwnas.baselines import baselines
 from hwnas.config import SearchConfig, read_config
 from hwnas.data import DataSet, load_data
 from hwnas.errors import RunFolderError, unknown_name
+from hwnas.evaluators.training import train_network
 from hwnas.networks import Network
 from hwnas.pareto import crowding_distance, ranks
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype
-from hwnas.spaces.catalog import make_space
+from hwnas.spaces.for_data import space_for
 from hwnas.strategies import Trial
-from hwnas.training import Recipe, TrainingDivergedError, TrainingResult, seeded, train
+from hwnas.training import Recipe, TrainingDivergedError
 from hwnas.verify import BASELINE, Trained, export_candidate
 from profilers.targets import make_target
 
@@ -60,6 +61,9 @@ def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
     complete = [trial for trial in trials if trial.objectives is not None]
     if not complete:
         return []
+    # Trained for a part of the time only, a network is no match for others.
+    largest = max(trial.share for trial in complete)
+    complete = [trial for trial in complete if trial.share == largest]
     objectives = np.array([trial.objectives for trial in complete])
     rank = ranks(objectives)
     crowding = np.zeros(len(complete))
@@ -84,15 +88,6 @@ def _predicted_ms(trial: Trial) -> float:
     return trial.objectives[1]
 
 
-def train_network(
-    architecture: Architecture, data: DataSet, recipe: Recipe, *, seed: int
-) -> tuple[Network, TrainingResult]:
-    """A network with weights drawn from, and trained with, a seed."""
-    with seeded(seed):
-        network = Network(architecture)
-    return network, train(network, data, recipe, resolution=architecture.input_shape[1], seed=seed)
-
-
 def train_finalists(
     finalists: Sequence[Finalist], data: DataSet, recipe: Recipe, out: Path, progress: Progress
 ) -> list[Trained]:
@@ -103,8 +98,12 @@ def train_finalists(
     trained = []
     with progress.task("training finalists", len(finalists)) as task:
         for i, finalist in enumerate(finalists):
+
+            def show(share: float, n_done: int = i) -> None:
+                task.update(n_done + share)
+
             try:
-                network, note = _train_or_load(finalist, data, recipe, out)
+                network, note = _train_or_load(finalist, data, recipe, out, show)
             except TrainingDivergedError as error:  # one network less, not the end of the run
                 progress.say(f"{finalist.name} is left out: {error}")
                 continue
@@ -118,13 +117,19 @@ def train_finalists(
 
 
 def _train_or_load(
-    finalist: Finalist, data: DataSet, recipe: Recipe, out: Path
+    finalist: Finalist,
+    data: DataSet,
+    recipe: Recipe,
+    out: Path,
+    on_progress: Callable[[float], None],
 ) -> tuple[Network, str]:
     path = out / WEIGHTS / f"{finalist.name}.pt"
     loaded = load_weights(path, finalist.architecture)
     if loaded is not None:
         return loaded, "trained before"
-    network, result = train_network(finalist.architecture, data, recipe, seed=finalist.seed)
+    network, result = train_network(
+        finalist.architecture, data, recipe, seed=finalist.seed, on_progress=on_progress
+    )
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -151,7 +156,7 @@ def export_again(
     """Export a network that a run trained to the end, for any batch size.
 
     Returns:
-        The largest difference between the logits of ONNX Runtime and PyTorch on real images.
+        The largest difference between the logits of ONNX Runtime and PyTorch on real examples.
 
     Raises:
         RunFolderError: The folder is no run, or holds no such network.
@@ -161,7 +166,7 @@ def export_again(
     config = SearchConfig.from_table(tables.get("search", {}))
     path = data_path or (Path(config.data_path) if config.data_path else None)
     data = load_data(config.data, path=path)
-    space = make_space(config.space, data.input_shape, data.n_classes)
+    space = space_for(config.space, data)
     try:
         rows = pd.read_csv(folder / "candidates.csv").set_index("name")
     except (OSError, ValueError, KeyError) as error:
@@ -172,7 +177,7 @@ def export_again(
     if name not in rows.index:
         raise RunFolderError(unknown_name("network", name, map(str, rows.index)))
     if rows.loc[name, "kind"] == BASELINE:
-        architecture = plain_cnn(data.input_shape, data.n_classes)
+        architecture = baselines(data)[name]
         genotype = None
     else:
         genotype = tuple(json.loads(str(rows.loc[name, "genotype"])))

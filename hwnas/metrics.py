@@ -12,7 +12,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Shares in [0, 1], higher is better, over `n` images.
+    """Shares in [0, 1], higher is better, over `n` examples.
 
     `precision`, `recall` and `f1` are means over the classes, each class counting the same
     (macro). A class that was never predicted has precision 0.

@@ -14,9 +14,9 @@ from torch import nn
 
 from hwnas import __version__
 from hwnas.budget import Budget
-from hwnas.data import DataSet
+from hwnas.data import DataSet, Preprocessing
 from hwnas.errors import ExportMismatchError, RunFolderError
-from hwnas.evaluation import METADATA_KEY, Preprocessing, evaluate_onnx
+from hwnas.evaluation import METADATA_KEY, evaluate_onnx
 from hwnas.export import check_parity, network_to_onnx, save_onnx
 from hwnas.networks import counts
 from hwnas.pareto import non_dominated
@@ -32,7 +32,7 @@ from profilers.onnx_models import OnnxModel, load_model
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
-N_PARITY_IMAGES = 64
+N_PARITY_EXAMPLES = 64
 SECONDS_PROFILE, SECONDS_LATENCY = 0.7, 1.0
 SEARCHED, BASELINE = "searched", "baseline"
 DOMINATED = "dominated by another candidate"
@@ -101,27 +101,33 @@ class Trained:
 
 
 def export_candidate(trained: Trained, data: DataSet, target: Target, path: Path) -> float:
-    """Write the ONNX model and compare it with PyTorch on real images; the largest difference.
+    """Write the ONNX model and compare it with PyTorch on real examples; the largest difference.
 
     Raises:
         ExportMismatchError: They differ; the file is then removed.
     """
-    preprocessing = Preprocessing(trained.architecture.input_shape[1], data.mean, data.std)
-    proto = network_to_onnx(trained.network, trained.architecture.input_shape, batch=target.batch)
+    architecture = trained.architecture
+    preprocessing = Preprocessing.of(data, architecture.input_shape)
+    proto = network_to_onnx(
+        trained.network,
+        architecture.input_shape,
+        batch=target.batch,
+        input_type=architecture.input_type,
+    )
     about = {
         "version": __version__,
         "name": trained.name,
         "genotype": trained.genotype,
-        "architecture": json.loads(trained.architecture.to_json()),
+        "architecture": json.loads(architecture.to_json()),
         "data": data.name,
         "classes": data.class_names,
-        "preprocessing": asdict(preprocessing),
+        "preprocessing": preprocessing.to_dict(),
         "target": target.to_dict(),
     }
     save_onnx(proto, path, metadata={METADATA_KEY: json.dumps(about)})
-    some = np.arange(min(N_PARITY_IMAGES, len(data.validation)))
-    images = preprocessing.apply(data.validation.take(some))
-    return check_parity(path, trained.network, images)
+    some = np.arange(min(N_PARITY_EXAMPLES, len(data.validation)))
+    examples = preprocessing.apply(data.validation.take(some).inputs)
+    return check_parity(path, trained.network, examples)
 
 
 def verify(

@@ -1,0 +1,95 @@
+"""Evaluate by a short training of the candidate, from weights of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from hwnas.data import DataSet
+from hwnas.networks import Network
+from hwnas.search import Evaluation
+from hwnas.spaces.base import Architecture
+from hwnas.strategies.base import Problem, Trial
+from hwnas.training import Recipe, TrainingResult, seeded, train
+
+
+def train_network(
+    architecture: Architecture,
+    data: DataSet,
+    recipe: Recipe,
+    *,
+    seed: int,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Network, TrainingResult]:
+    """A network with weights drawn from, and trained with, a seed; see `train`.
+
+    It is trained on a GPU where there is one, and handed back on the CPU.
+    """
+    with seeded(seed):
+        network = Network(architecture)
+    network.to(training_device())
+    result = train(
+        network,
+        data,
+        recipe,
+        input_shape=architecture.input_shape,
+        seed=seed,
+        on_progress=on_progress,
+    )
+    return network.cpu(), result
+
+
+def training_device() -> torch.device:
+    """The GPU, where there is one that torch can use; else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of one training, from the run's and the trial's number."""
+    return seed * 1_000_003 + number
+
+
+class TrainingEvaluator:
+    """Trains each candidate by one recipe; its error is that on the validation split.
+
+    Attributes:
+        problem: Whose costs are the other objectives.
+        data: What is trained on.
+        recipe: Of a whole training; a trial with a share of it has that share of the epochs.
+        seed: Of the run.
+        on_progress: Called with the share of the present training that is done.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        data: DataSet,
+        recipe: Recipe,
+        *,
+        seed: int,
+        on_progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        self.problem = problem
+        self.data = data
+        self.recipe = recipe
+        self.seed = seed
+        self.on_progress = on_progress
+
+    def __call__(self, trial: Trial) -> Evaluation:
+        """Train the candidate and score it."""
+        _, result = train_network(
+            self.problem.space.architecture(trial.genotype),
+            self.data,
+            replace(self.recipe, epochs=self.recipe.epochs * trial.share),
+            seed=seed_of(self.seed, trial.number),
+            on_progress=self.on_progress,
+        )
+        accuracy = result.validation.accuracy
+        costs = self.problem.predict(np.array([trial.genotype], dtype=np.int64))
+        return Evaluation(
+            tuple(self.problem.objectives(1 - accuracy, costs)[0]),
+            {"val_accuracy": accuracy, "train_seconds": round(result.train_seconds, 3)},
+        )
