@@ -5,13 +5,15 @@ name, objectives, constraints) it has our user attributes:
 
     proposal   index of the proposal; Optuna's trial numbers shift when a proposal is run again
     genotype   option indices
+    share      of the training; 1 where it is missing
     predicted  what the predictor said about it, by name
     outcome    {"told": order of arrival, "objectives": [...] or null, "failure": null or why,
                "result": whatever the evaluation reported}; written once, at the end
 
 Everything known at the start is one transaction, so a kill leaves no half-described trial. At the
 end `outcome` is written before the state: a trial with an outcome is finished, whatever its state
-says. A proposal with no outcome was interrupted; it runs again, in a new row.
+says. A proposal with no outcome was interrupted; it runs again, in a new row. A trial with a part
+of the training only ends as `PRUNED`, so that Optuna's front and plots are of whole ones.
 """
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ class Record:
             choice.name: CategoricalDistribution(choice.options) for choice in space.choices
         }
         self._stale: dict[int, list[int]] = {}  # proposal number to rows that a kill left running
+        self._shares: dict[int, float] = {}  # of the training, by handle of what runs
         self._n_told: int | None = None  # None: opened for reading
 
     @classmethod
@@ -114,7 +117,7 @@ class Record:
         told = {row.user_attrs["proposal"] for row, _ in self._told_rows()}
         rows = {row.user_attrs["proposal"]: row for row in self._rows()}
         return [
-            Trial(number, tuple(row.user_attrs["genotype"]), None)
+            Trial(number, _genotype(row), None, share=_share(row))
             for number, row in sorted(rows.items())
             if number not in told
         ]
@@ -130,17 +133,12 @@ class Record:
         }
 
     def start(
-        self,
-        number: int,
-        genotype: Genotype,
-        predicted: Mapping[str, float],
-        constraints: Mapping[str, float],
+        self, trial: Trial, predicted: Mapping[str, float], constraints: Mapping[str, float]
     ) -> int:
         """Write that a proposal is about to be evaluated; with `create` only.
 
         Args:
-            number: Index of the proposal; that of an interrupted one starts it again.
-            genotype: What is evaluated.
+            trial: A running one; the number of an interrupted one starts it again.
             predicted: Its predicted costs by name.
             constraints: By budget, how far the prediction is above the limit; <= 0 is feasible.
 
@@ -153,11 +151,12 @@ class Record:
             )
         row = create_trial(
             state=TrialState.RUNNING,
-            params=self._space.options(genotype),
+            params=self._space.options(trial.genotype),
             distributions=self._distributions,
             user_attrs={
-                "proposal": number,
-                "genotype": list(genotype),
+                "proposal": trial.number,
+                "genotype": list(trial.genotype),
+                "share": trial.share,
                 "predicted": dict(predicted),
             },
             constraints=dict(constraints),
@@ -165,9 +164,10 @@ class Record:
         with self._writing():
             # Not `study.ask`, which commits every parameter by itself.
             handle = self._storage.create_new_trial(self._study_id, template_trial=row)
-            for stale in self._stale.pop(number, []):
+            for stale in self._stale.pop(trial.number, []):
                 self._storage.set_trial_user_attr(stale, "failure", INTERRUPTED)
                 self._storage.set_trial_state_values(stale, TrialState.FAIL)
+        self._shares[handle] = trial.share
         return handle
 
     def finish(self, handle: int, objectives: Sequence[float], result: Mapping[str, Any]) -> None:
@@ -184,11 +184,14 @@ class Record:
             told = {"told": self._n_told, **outcome}
             self._storage.set_trial_user_attr(handle, "outcome", told)
             self._n_told += 1
-            self._set_state(handle, outcome)
+            self._set_state(handle, outcome, self._shares.pop(handle))
 
-    def _set_state(self, handle: int, outcome: Mapping[str, Any]) -> None:
-        values = outcome["objectives"]
-        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+    def _set_state(self, handle: int, outcome: Mapping[str, Any], share: float) -> None:
+        values, state = outcome["objectives"], TrialState.COMPLETE
+        if values is None:
+            state = TrialState.FAIL
+        elif share < 1:
+            values, state = None, TrialState.PRUNED  # `outcome` has them
         self._storage.set_trial_state_values(handle, state, values)
 
     def close(self) -> None:
@@ -222,12 +225,9 @@ class Record:
 
     def _trial(self, row: FrozenTrial, outcome: Mapping[str, Any]) -> Trial:
         values = outcome["objectives"]
-        return Trial(
-            row.user_attrs["proposal"],
-            tuple(row.user_attrs["genotype"]),
-            None if values is None else tuple(values),
-            outcome["failure"],
-        )
+        objectives = None if values is None else tuple(values)
+        number, failure = row.user_attrs["proposal"], outcome["failure"]
+        return Trial(number, _genotype(row), objectives, failure, _share(row))
 
     def _take_over(self) -> None:
         """Settle what a killed search left: finish the rows that ended, note those that did not."""
@@ -244,4 +244,12 @@ class Record:
             if outcome is None:
                 self._stale.setdefault(row.user_attrs["proposal"], []).append(handle)
             else:
-                self._set_state(handle, outcome)
+                self._set_state(handle, outcome, _share(row))
+
+
+def _genotype(row: FrozenTrial) -> Genotype:
+    return tuple(row.user_attrs["genotype"])
+
+
+def _share(row: FrozenTrial) -> float:
+    return float(row.user_attrs.get("share", 1.0))

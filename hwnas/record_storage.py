@@ -121,6 +121,7 @@ def open_study(storage: RDBStorage, space: SearchSpace, where: str, *, create: b
     """Return the id of the study of a search over `space`; made first if `create` and missing."""
     description = {
         "name": space.name,
+        "fingerprint": space.fingerprint,
         "choices": {choice.name: list(choice.options) for choice in space.choices},
     }
     if create:

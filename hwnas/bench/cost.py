@@ -15,7 +15,7 @@ from hwnas.data import load_data
 from hwnas.errors import ConfigError
 from hwnas.profiling import profile_space, untrained_model
 from hwnas.progress import Progress
-from hwnas.spaces.catalog import make_space
+from hwnas.spaces.for_data import space_for
 from predictors.cost import CostPredictor
 from predictors.network_latency import DEFAULT_LEVEL, MIN_NETWORKS
 from profilers.devices import this_device
@@ -50,7 +50,7 @@ def bench_cost(
             f"at least one genotype and round are needed, got {n_genotypes=}, {n_rounds=}"
         )
     data = load_data(data_name, path=data_path)
-    space = make_space(space_name, data.input_shape, data.n_classes)
+    space = space_for(space_name, data)
     target = make_target()
     profiler = Profiler(target)
     with MeasurementStore(measurements) as store:

@@ -17,6 +17,7 @@ from hwnas.bench.tables import REFERENCE, SearchTable, read_search_table
 from hwnas.errors import ConfigError, unknown_name
 from hwnas.progress import Progress
 from hwnas.strategies import STRATEGIES, SpaceExhaustedError, Trial, make_strategy
+from hwnas.strategies.base import Proposal
 from profilers.devices import this_device
 
 __all__ = ["Run", "bench_search", "draw_curves", "run_strategy"]
@@ -39,7 +40,8 @@ class Run:
         curve: Share of the true hypervolume after each evaluation, `(n,)`.
         n_missing: Proposals that are not in the table.
         n_repeated: Proposals that were evaluated before.
-        ask_tell_s: Seconds of each ask and tell; empty for peers, whose loops are their own.
+        ask_tell_s: Seconds of each ask and tell, the look-up between them included; empty for
+            peers, whose loops are their own.
         seconds: In all.
     """
 
@@ -58,7 +60,10 @@ class Run:
 def run_strategy(
     name: str, table: SearchTable, *, n_evaluations: int, seed: int, latency_is_known: bool
 ) -> Run:
-    """Let one strategy, or peer, evaluate rows of the table."""
+    """Let one strategy, or peer, evaluate rows of the table.
+
+    A table knows the whole training only: that is what a strategy gets for any share of it.
+    """
     meter = Meter(table, n_evaluations)
     ask_tell_s: list[float] = []
     start_s = time.perf_counter()
@@ -71,10 +76,11 @@ def run_strategy(
             number = 0
             while not meter.is_spent:
                 asked_s = time.perf_counter()
-                genotype = strategy.ask()
-                found = meter.evaluate(genotype)
+                proposal = Proposal.of(strategy.ask())
+                found = meter.evaluate(proposal.genotype)
                 failure = None if found else "it is not in the table"
-                strategy.tell(Trial(number, genotype, found, failure))
+                trial = Trial(number, proposal.genotype, found, failure, proposal.share)
+                strategy.tell(trial)
                 ask_tell_s.append(time.perf_counter() - asked_s)
                 number += 1
     except (Spent, SpaceExhaustedError):
@@ -168,7 +174,10 @@ def _summary(name: str, runs: list[Run], every: dict[str, list[Run]]) -> dict[st
         "n_missing": float(np.median([run.n_missing for run in runs])),
         "n_repeated": float(np.median([run.n_repeated for run in runs])),
         "seconds": float(np.median([run.seconds for run in runs])),
-        "ask_tell_s": float(np.median(own)) if (own := runs[0].ask_tell_s) else None,
+        "ask_tell_s": _median_s([run.ask_tell_s for run in runs]),
+        "ask_tell_last_tenth_s": _median_s(
+            [run.ask_tell_s[9 * len(run.ask_tell_s) // 10 :] for run in runs]
+        ),
     }
     if "random" in every and name != "random":
         random = np.median(_stacked(every["random"]), axis=0)
@@ -176,6 +185,12 @@ def _summary(name: str, runs: list[Run], every: dict[str, list[Run]]) -> dict[st
         below = np.median(curves, axis=0)[FAIR_FROM:both] < random[FAIR_FROM:both]
         summary["evaluations_below_random"] = int(below.sum())
     return summary
+
+
+def _median_s(seconds: list[list[float]]) -> float | None:
+    """Median over all runs; None where nothing was timed, as of peers."""
+    found = [value for run in seconds for value in run]
+    return float(np.median(found)) if found else None
 
 
 def _stacked(runs: list[Run]) -> FloatArray:

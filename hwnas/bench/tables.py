@@ -20,6 +20,7 @@ from hwnas import pareto
 from hwnas.budget import Budget
 from hwnas.errors import ConfigError, DataError, unknown_name
 from hwnas.spaces.base import Choice, Genotype, GenotypeArray, SearchSpace, Shape
+from hwnas.spaces.choices import BoolArray
 from hwnas.strategies.base import Costs, Problem
 
 __all__ = ["SearchTable", "TableSpace", "read_search_table"]
@@ -44,9 +45,9 @@ class TableSpace(SearchSpace):
         drawn: GenotypeArray = self.rows[rng.integers(len(self.rows), size=n)]
         return drawn
 
-    def canonical(self, genotypes: GenotypeArray) -> GenotypeArray:
-        """Return the genotypes as they are: what a choice does is not known here."""
-        return genotypes
+    def active(self, genotypes: GenotypeArray) -> BoolArray:
+        """All choices, `(n, n_choices)`: what one of them does is not known here."""
+        return np.ones(genotypes.shape, dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,15 @@ from hwnas.budget import METRICS, Budget
 from hwnas.errors import BudgetError, HwnasError
 from hwnas.spaces.base import Genotype, GenotypeArray, SearchSpace
 
-__all__ = ["OBJECTIVES", "Costs", "Problem", "SpaceExhaustedError", "Strategy", "Trial"]
+__all__ = [
+    "OBJECTIVES",
+    "Costs",
+    "Problem",
+    "Proposal",
+    "SpaceExhaustedError",
+    "Strategy",
+    "Trial",
+]
 
 FloatArray = NDArray[np.float64]
 OBJECTIVES = ("error", "latency_ms")  # both minimised; error = 1 - validation accuracy
@@ -38,6 +46,28 @@ class SpaceExhaustedError(HwnasError):
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """What to evaluate, and how much of the training to spend on it.
+
+    Attributes:
+        genotype: What is to be trained.
+        share: Of the training that a search gives a candidate, in (0, 1]; 1 is all of it.
+    """
+
+    genotype: Genotype
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"a share of the training lies in (0, 1], got {self.share}")
+
+    @classmethod
+    def of(cls, asked: Genotype | Proposal) -> Proposal:
+        """What a strategy asked for: a genotype alone means the whole training."""
+        return asked if isinstance(asked, Proposal) else cls(asked)
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One evaluation of one genotype.
 
@@ -46,12 +76,15 @@ class Trial:
         genotype: What was proposed.
         objectives: In the order of `OBJECTIVES`, minimised; None if there are none (yet).
         failure: Why there are no objectives. None beside `objectives=None`: still running.
+        share: Of the training that was spent on it, as in `Proposal`. Results of different shares
+            do not compare; only those of share 1 belong on a front.
     """
 
     number: int
     genotype: Genotype
     objectives: tuple[float, ...] | None
     failure: str | None = None
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.objectives is None:
@@ -177,12 +210,16 @@ class Problem:
 class Strategy(Protocol):
     """Proposes what to evaluate next. `RandomSearch` is the shortest example."""
 
-    def ask(self) -> Genotype:
+    def ask(self) -> Genotype | Proposal:
         """Propose a genotype: canonical, feasible, and never one that was asked or told before.
+
+        A strategy that trains candidates in parts gives a `Proposal`, and may propose a genotype
+        again with another share.
 
         Raises:
             InfeasibleBudgetError: If no network that meets the budgets was found.
-            SpaceExhaustedError: If every one of them was proposed. It ends, it never spins.
+            SpaceExhaustedError: If every one of them was proposed. It ends, it never spins. While
+                trials run, their results may allow another proposal.
         """
 
     def tell(self, trial: Trial) -> None:

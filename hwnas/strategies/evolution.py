@@ -15,7 +15,7 @@ import numpy as np
 from hwnas import pareto
 from hwnas.spaces.base import Genotype, GenotypeArray
 from hwnas.strategies.base import Costs, Problem, Trial
-from hwnas.strategies.proposals import Proposals, as_genotype, mutate
+from hwnas.strategies.proposals import Proposals, as_genotype
 
 __all__ = ["Evolution"]
 
@@ -114,9 +114,9 @@ class Evolution:
         # The population is sorted best first, so the winner of a tournament is the lower index.
         parents = genotypes[rng.integers(len(genotypes), size=(2, N_CHILDREN, 2)).min(axis=2)]
         is_crossed = rng.random((N_CHILDREN, 1)) < CROSSOVER_RATE
-        is_second = rng.random(parents.shape[1:]) < 0.5
-        children = np.where(is_crossed & is_second, parents[1], parents[0])
-        return mutate(children, self.problem.space.n_options, rng)
+        space, (first, second) = self.problem.space, parents
+        children = np.where(is_crossed, space.crossover(first, second, rng), first)
+        return space.mutate(children, rng)
 
     def _choose(self, costs: Costs, rng: np.random.Generator) -> int:
         """Index of the child to propose."""

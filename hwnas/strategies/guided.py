@@ -28,7 +28,7 @@ from hwnas.strategies.acquisition import LogNormal, expected_gain
 from hwnas.strategies.base import Costs, FloatArray, Problem, Trial
 from hwnas.strategies.cells import Cell
 from hwnas.strategies.encoding import Encoding, Part
-from hwnas.strategies.proposals import ENUMERABLE_SIZE, Proposals, as_genotype, mutate
+from hwnas.strategies.proposals import ENUMERABLE_SIZE, Proposals, as_genotype
 from hwnas.strategies.surrogate import GaussianProcess, Posterior
 
 __all__ = ["Guided"]
@@ -219,8 +219,7 @@ class Guided:
         """All feasible networks of a small space; of a large one draws, feasible or not."""
         space = self.problem.space
         if space.size <= ENUMERABLE_SIZE:
-            grid = np.indices(space.n_options).reshape(len(space.n_options), -1).T
-            return self._proposals.feasible(np.ascontiguousarray(grid, dtype=np.int64))
+            return self._proposals.feasible(space.all_genotypes())
         drawn = space.sample(self._proposals.rng(number=0), N_POOL)
         genotypes = np.unique(space.canonical(drawn), axis=0)
         return genotypes, self.problem.predict(genotypes)
@@ -242,11 +241,11 @@ class Guided:
             parents = np.concatenate([front, best])
             # Sorted best first, so the winner of a tournament is the lower index.
             picks = rng.integers(len(parents), size=(2, N_CHILDREN, 2)).min(axis=2)
-            is_second = rng.random((N_CHILDREN, len(space.choices))) < 0.5
-            is_crossed = rng.random((N_CHILDREN, 1)) < 0.5
-            children = np.where(is_crossed & is_second, parents[picks[1]], parents[picks[0]])
+            first, second = parents[picks]
+            crossed = space.crossover(first, second, rng)
+            children = np.where(rng.random((N_CHILDREN, 1)) < 0.5, crossed, first)
             is_mutated = rng.random((N_CHILDREN, 1)) < 0.8
-            children = np.where(is_mutated, mutate(children, space.n_options, rng), children)
+            children = np.where(is_mutated, space.mutate(children, rng), children)
             children, _ = self._proposals.novel(children)
             if len(children):
                 inputs, costs = self._inputs(children)

@@ -7,7 +7,6 @@ of predictions, so that an exhausted space or an impossible budget is an error a
 
 from __future__ import annotations
 
-import itertools
 from functools import cached_property
 
 import numpy as np
@@ -15,36 +14,14 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InfeasibleBudgetError
 from hwnas.spaces.base import Genotype, GenotypeArray
+from hwnas.spaces.choices import distinct_rows
 from hwnas.strategies.base import Costs, Problem, SpaceExhaustedError, Trial
 
-__all__ = ["Proposals", "as_genotype", "mutate"]
+__all__ = ["Proposals", "as_genotype"]
 
 DRAW_SIZES = (64, 256, 1024, 4096)  # uniform draws, more each time that none was new and feasible
 ENUMERABLE_SIZE = 2**15  # spaces up to this size are listed, so that "exhausted" is exact
 N_WALKERS, N_STEPS, MAX_ROUNDS = 64, 1024, 64  # the walk towards the budget
-
-
-def mutate(
-    genotypes: GenotypeArray, n_options: tuple[int, ...], rng: np.random.Generator
-) -> GenotypeArray:
-    """Change one gene on average, and at least one, of every row; `(n, g)` to `(n, g)`.
-
-    Half of the changes go to a neighbour in the order of the options, which means something (small
-    to large); the other half to any option, which leaves local optima.
-    """
-    n, n_genes = genotypes.shape
-    if n_genes == 0:
-        return genotypes
-    sizes = np.array(n_options)
-    is_changed = rng.random((n, n_genes)) < 1 / n_genes
-    is_changed[np.arange(n), rng.integers(n_genes, size=n)] = True
-    step = np.where(rng.random((n, n_genes)) < 0.5, -1, 1)
-    # A step over the end turns round; where there is one option only, the clip keeps it.
-    moved = genotypes + step
-    moved = np.where((moved < 0) | (moved >= sizes), genotypes - step, moved).clip(0, sizes - 1)
-    anywhere = rng.integers(0, sizes, size=(n, n_genes))
-    changed = np.where(rng.random((n, n_genes)) < 0.5, moved, anywhere)
-    return np.where(is_changed, changed, genotypes)
 
 
 class Proposals:
@@ -83,7 +60,7 @@ class Proposals:
         self.n_asked = max(self.n_asked, number + 1)
 
     def novel(self, genotypes: GenotypeArray) -> tuple[GenotypeArray, Costs]:
-        """Those that may be proposed: canonical, distinct, not seen, feasible; and their costs.
+        """Those that may be proposed: valid, canonical, distinct, new, feasible; and their costs.
 
         Args:
             genotypes: `(n, len(choices))`.
@@ -94,8 +71,8 @@ class Proposals:
         return self._feasible(self._unseen(genotypes))
 
     def feasible(self, genotypes: GenotypeArray) -> tuple[GenotypeArray, Costs]:
-        """Those that are canonical, distinct and feasible, seen ones too; and their costs."""
-        return self._feasible(_distinct(self.problem.space.canonical(genotypes)))
+        """Those that are valid, canonical, distinct and feasible, seen too; and their costs."""
+        return self._feasible(self._distinct(genotypes))
 
     def _feasible(self, genotypes: GenotypeArray) -> tuple[GenotypeArray, Costs]:
         costs = self.problem.predict(genotypes)
@@ -143,17 +120,19 @@ class Proposals:
         )
 
     def _unseen(self, genotypes: GenotypeArray) -> GenotypeArray:
-        """Canonical, distinct and not seen, in the order of their first occurrence."""
-        distinct = _distinct(self.problem.space.canonical(genotypes))
+        """Valid, canonical, distinct and not seen, in the order of their first occurrence."""
+        distinct = self._distinct(genotypes)
         return distinct[[i for i, row in enumerate(distinct) if row.tobytes() not in self._seen]]
+
+    def _distinct(self, genotypes: GenotypeArray) -> GenotypeArray:
+        """Valid, canonical and distinct, in the order of their first occurrence."""
+        space = self.problem.space
+        return distinct_rows(space.canonical(genotypes[space.is_valid(genotypes)]))
 
     @cached_property
     def _all(self) -> GenotypeArray:
         """The canonical genotypes of a small space."""
-        space = self.problem.space
-        rows = np.array(list(itertools.product(*map(range, space.n_options))), dtype=np.int64)
-        distinct: GenotypeArray = np.unique(space.canonical(rows), axis=0)
-        return distinct
+        return self.problem.space.all_genotypes()
 
     @cached_property
     def _all_feasible(self) -> GenotypeArray:
@@ -171,7 +150,7 @@ class Proposals:
         pool = np.concatenate([seen, space.sample(rng, N_STEPS)])
         for _ in range(MAX_ROUNDS):
             nearest = self._nearest(pool, rng)
-            steps = mutate(nearest[rng.integers(len(nearest), size=N_STEPS)], space.n_options, rng)
+            steps = space.mutate(nearest[rng.integers(len(nearest), size=N_STEPS)], rng)
             pool = np.concatenate([nearest, space.canonical(steps)])
             if len(self.novel(steps)[0]):
                 break
@@ -191,11 +170,3 @@ class Proposals:
 def as_genotype(row: NDArray[np.int64]) -> Genotype:
     """One row of a genotype array as a tuple of plain integers."""
     return tuple(int(i) for i in row)
-
-
-def _distinct(genotypes: GenotypeArray) -> GenotypeArray:
-    """The rows without repetitions, in the order of their first occurrence."""
-    first: dict[bytes, int] = {}
-    for i, row in enumerate(genotypes):
-        first.setdefault(row.tobytes(), i)
-    return genotypes[list(first.values())]

@@ -25,11 +25,15 @@ def genotypes(space):
     return [(i, *(0,) * (len(space.choices) - 1)) for i in range(2)] * 4
 
 
+def start(record, number, genotype, share=1.0):
+    return record.start(Trial(number, genotype, None, share=share), PREDICTED, FEASIBLE)
+
+
 def write(record, genotypes):
     """Finish trial 0, fail trial 1, leave trial 2 running."""
-    record.finish(record.start(0, genotypes[0], PREDICTED, FEASIBLE), (0.25, 1.5), {"seconds": 3.5})
-    record.fail(record.start(1, genotypes[1], PREDICTED, FEASIBLE), "ValueError: diverged")
-    return record.start(2, genotypes[2], PREDICTED, FEASIBLE)
+    record.finish(start(record, 0, genotypes[0]), (0.25, 1.5), {"seconds": 3.5})
+    record.fail(start(record, 1, genotypes[1]), "ValueError: diverged")
+    return start(record, 2, genotypes[2])
 
 
 def test_what_was_written_is_read_again(tmp_path, space, genotypes):
@@ -63,13 +67,48 @@ def test_the_study_is_an_ordinary_one_for_optuna(tmp_path, space, genotypes):
     study._storage.remove_session()
 
 
+def test_trials_with_a_share_of_the_training_are_not_on_the_front_of_the_study(
+    tmp_path, space, genotypes
+):
+    path = tmp_path / "search.db"
+    with Record.open(path, space, create=True) as record:
+        record.finish(start(record, 0, genotypes[0], share=1 / 3), (0.1, 1.0), {})
+        record.fail(start(record, 1, genotypes[1], share=1 / 9), "ValueError: diverged")
+        record.finish(start(record, 2, genotypes[0]), (0.2, 1.0), {})
+        start(record, 3, genotypes[1], share=1 / 3)
+    with Record.open(path, space, create=False) as record:
+        assert record.trials() == [
+            Trial(0, genotypes[0], (0.1, 1.0), share=1 / 3),
+            Trial(1, genotypes[1], None, "ValueError: diverged", share=1 / 9),
+            Trial(2, genotypes[0], (0.2, 1.0)),
+        ]
+        assert record.interrupted() == [Trial(3, genotypes[1], None, share=1 / 3)]
+        states = [row.state.name for row in record.study.trials]
+        assert states == ["PRUNED", "FAIL", "COMPLETE", "RUNNING"]
+        assert [row.values for row in record.study.best_trials] == [[0.2, 1.0]]
+
+
+def test_trials_that_were_recorded_without_a_share_had_the_whole_training(
+    tmp_path, space, genotypes
+):
+    path = tmp_path / "search.db"
+    with Record.open(path, space, create=True) as record:
+        write(record, genotypes)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM trial_user_attributes WHERE key = 'share'")
+    connection.close()
+    with Record.open(path, space, create=False) as record:
+        shares = [trial.share for trial in (*record.trials(), *record.interrupted())]
+    assert shares == [1.0, 1.0, 1.0]
+
+
 def test_trials_are_read_in_the_order_in_which_they_ended(tmp_path, space, genotypes):
     with Record.open(tmp_path / "search.db", space, create=True) as record:
-        handles = [record.start(i, genotypes[i], PREDICTED, {}) for i in range(3)]
+        handles = [start(record, i, genotypes[i]) for i in range(3)]
         for number in (2, 0):
             record.finish(handles[number], (0.5, 1.0), {})
     with Record.open(tmp_path / "search.db", space, create=True) as record:
-        record.finish(record.start(1, genotypes[1], PREDICTED, {}), (0.5, 1.0), {})
+        record.finish(start(record, 1, genotypes[1]), (0.5, 1.0), {})
         assert [trial.number for trial in record.trials()] == [2, 0, 1]
 
 
@@ -82,9 +121,9 @@ def test_an_interrupted_proposal_is_failed_in_the_study_once_it_runs_again(
     for _ in range(2):  # killed a second time, on the same proposal
         with Record.open(path, space, create=True) as record:
             assert record.interrupted() == [Trial(2, genotypes[2], None)]
-            record.start(2, genotypes[2], PREDICTED, FEASIBLE)
+            start(record, 2, genotypes[2])
     with Record.open(path, space, create=True) as record:
-        record.finish(record.start(2, genotypes[2], PREDICTED, FEASIBLE), (0.5, 1.5), {})
+        record.finish(start(record, 2, genotypes[2]), (0.5, 1.5), {})
         assert record.interrupted() == []
         assert [trial.number for trial in record.trials()] == [0, 1, 2]
         rows = record.study.trials
@@ -128,7 +167,7 @@ def test_a_second_search_is_refused_but_reading_is_not(tmp_path, space, genotype
         with Record.open(path, space, create=False) as reader:
             assert len(reader.trials()) == 2
             with pytest.raises(ValueError, match="opened for reading"):
-                reader.start(3, genotypes[3], PREDICTED, FEASIBLE)
+                start(reader, 3, genotypes[3])
     Record.open(path, space, create=True).close()
 
 

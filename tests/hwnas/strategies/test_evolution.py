@@ -3,7 +3,6 @@ import pytest
 
 from hwnas import pareto
 from hwnas.strategies import Evolution, RandomSearch, Trial
-from hwnas.strategies.proposals import mutate
 
 
 def objectives_of(strategy, toy, n_trials):
@@ -40,20 +39,6 @@ def test_the_first_proposals_are_spread_over_the_latencies_that_the_budget_leave
     # Eight even steps of log latency: no gap is much wider than a seventh of the range.
     steps = np.diff(np.sort(np.log(latency_ms)))
     assert steps.max() < 1.5 * (np.log(feasible_ms.max()) - np.log(feasible_ms.min())) / 7
-
-
-def test_mutation_changes_at_least_one_gene_and_stays_within_the_options():
-    n_options = (1, 2, 3, 7)
-    parents = np.random.default_rng(0).integers(0, n_options, size=(2000, 4))
-    children = mutate(parents, n_options, np.random.default_rng(1))
-    assert ((children >= 0) & (children < n_options)).all()
-    assert (children[:, 0] == 0).all()
-    n_changed = (children != parents).sum(axis=1)
-    # Two genes are picked on average, some picks change nothing: a single option, or the same one.
-    assert 0.6 < n_changed.mean() < 2
-    # Half of the moves go to a neighbour, and so do 2 of 7 of the others.
-    steps = np.abs(children[:, 3] - parents[:, 3])
-    assert (steps[steps > 0] == 1).mean() == pytest.approx(0.5 + 0.5 * 2 / 7, abs=0.1)
 
 
 @pytest.mark.parametrize("sizes", [{"n_initial": 1}, {"population_size": 0}])
