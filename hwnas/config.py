@@ -13,12 +13,13 @@ import tomli_w
 from hwnas.errors import ConfigError, RunFolderError, unknown_name
 
 CONFIG = "config.toml"
+_LISTS = ("budgets", "recipe")
 # May differ when a run is taken up again: they say how far to go, not what to do.
-_MAY_GROW = ("trials", "minutes")
+_MAY_GROW = ("trials", "minutes", "patience")
 # As long as no trial was begun, a run is only what was measured for it.
 _BEFORE_TRIALS = (
-    "data", "data_path", "data_fingerprint", "space", "target", "threads", "precision", "batch",
-    "networks", "level",
+    "data", "data_path", "data_fingerprint", "space", "space_fingerprint", "target", "threads",
+    "precision", "batch", "networks", "level",
 )  # fmt: skip
 
 
@@ -28,20 +29,23 @@ class SearchConfig:
 
     Attributes:
         data: As `hwnas.data.load_data` takes it.
-        data_path: Folder of the data, where the name alone does not say it.
-        space: As `hwnas.spaces.catalog.SPACES` names it.
+        data_path: Folder or file of the data, where the name alone does not say it.
+        space: A name of `hwnas.spaces.catalog.SPACES`, `FILE.py:FUNCTION` or `MODULE:FUNCTION`.
         budgets: Such as `latency_ms<=5` or `latency_ms<=40%`, a share of the space's median.
         strategy: As `hwnas.strategies.STRATEGIES` names it.
         trials: Networks to train shortly in all.
         minutes: Start no trial after so long; None: no limit.
+        patience: End after so many trials that let the front grow no more; None: never.
         finalists: Networks to train longer, export and measure; the front is chosen from them.
         search_epochs: Of the short training; None: by the size of the data.
         final_epochs: Of the long training; None: by the size of the data.
+        recipe: Other values of both trainings, such as `learning_rate=0.003`; see
+            `hwnas.training.Recipe`.
         seed: Of everything that is random.
         target: Runtime.
         threads: Threads within one kernel on the target.
         precision: On the target.
-        batch: Images in one run on the target.
+        batch: Examples in one run on the target.
         networks: Networks measured to fit the predictor.
         level: Share of networks that the predicted intervals are to cover.
     """
@@ -53,9 +57,11 @@ class SearchConfig:
     strategy: str = "evolution"
     trials: int = 64
     minutes: float | None = None
+    patience: int | None = None
     finalists: int = 24
     search_epochs: float | None = None
     final_epochs: float | None = None
+    recipe: tuple[str, ...] = ()
     seed: int = 0
     target: str = "onnxruntime-cpu"
     threads: int = 1
@@ -69,7 +75,7 @@ class SearchConfig:
             value = getattr(self, name)
             if value < lowest:
                 raise ConfigError(f"{name} must be at least {lowest}, got {value}")
-        for name in ("minutes", "search_epochs", "final_epochs"):
+        for name in ("minutes", "patience", "search_epochs", "final_epochs"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
@@ -88,7 +94,7 @@ class SearchConfig:
         for key, value in table.items():
             if key not in known:
                 raise ConfigError(unknown_name("key in [search]", key, known))
-            values[key] = tuple(value) if key == "budgets" and isinstance(value, list) else value
+            values[key] = tuple(value) if key in _LISTS and isinstance(value, list) else value
         try:
             return cls(**values)
         except TypeError as error:
@@ -97,7 +103,7 @@ class SearchConfig:
     def to_table(self) -> dict[str, Any]:
         """As a TOML table: what is None is left out."""
         table = {key: value for key, value in asdict(self).items() if value is not None}
-        return table | {"budgets": list(self.budgets)}
+        return table | {name: list(table[name]) for name in _LISTS}
 
 
 def write_config(folder: Path, tables: Mapping[str, Any]) -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -26,27 +25,26 @@ import pandas as pd
 import torch
 
 from hwnas import __version__
-from hwnas.baselines import plain_cnn
+from hwnas.baselines import baselines
 from hwnas.budget import Budget, parse_budget
 from hwnas.config import SearchConfig, check_same_run, read_config, write_config
 from hwnas.cost import CostTable, check_measurable, check_predictable
 from hwnas.cost_fit import fit_costs
 from hwnas.data import load_data
 from hwnas.errors import ConfigError, RunFolderError
+from hwnas.evaluators import Evaluator
+from hwnas.evaluators.training import TrainingEvaluator, seed_of
 from hwnas.feasibility import Overview, overview, resolve_budgets
-from hwnas.finalists import Finalist, choose_finalists, train_finalists, train_network
+from hwnas.finalists import Finalist, choose_finalists, train_finalists
 from hwnas.profiling import profile_space
 from hwnas.progress import Progress, Silent
 from hwnas.record import Record
 from hwnas.report import write_report
-from hwnas.search import Evaluation, SearchEvent, search
-from hwnas.spaces.base import Genotype
-from hwnas.spaces.catalog import make_space
+from hwnas.search import SearchEvent, search
+from hwnas.spaces.for_data import space_for
+from hwnas.stopping import Stall
 from hwnas.strategies import Problem, Trial, check_strategy, make_strategy
-from hwnas.training import (
-    Recipe,
-    default_recipes,
-)
+from hwnas.training import Recipe, default_recipes, with_changes
 from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, verify
 from predictors.cost import CostPredictor
 from predictors.errors import PredictorFileError
@@ -56,16 +54,14 @@ from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import Target, make_target
 
-PREDICTOR, STUDY, WEIGHTS, TRIALS = "predictor.npz", "study.db", "weights", "trials.csv"
-SMALL_IMAGES = 16  # pixels a side
+PREDICTOR, STUDY, TRIALS = "predictor.npz", "study.db", "trials.csv"
+SMALL_INPUT = 256  # values of a channel, or steps
 DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
 _TRIAL_COLUMNS = [
-    "number", "state", "genotype", "val_accuracy", "predicted_latency_ms", "predicted_low_ms",
-    "predicted_high_ms", "predicted_peak_memory_bytes", "predicted_energy_mj", "params", "macs",
-    "train_seconds", "failure",
+    "number", "state", "share", "genotype", "val_accuracy", "predicted_latency_ms",
+    "predicted_low_ms", "predicted_high_ms", "predicted_peak_memory_bytes",
+    "predicted_energy_mj", "params", "macs", "train_seconds", "failure",
 ]  # fmt: skip
-# All of these were seen when torch reads a file with bytes changed or missing.
-_DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
 _VERSIONS = ("torch", "onnx", "onnxruntime", "optuna", "scikit-learn", "moocore", "numpy")
 
 
@@ -140,13 +136,19 @@ class _Run:
         self.data = load_data(
             config.data, path=Path(config.data_path) if config.data_path else None
         )
-        self.space = make_space(config.space, self.data.input_shape, self.data.n_classes)
+        self.space = space_for(config.space, self.data)
         recipes = default_recipes(self.data)
-        self.search_recipe = _with_epochs(recipes[0], config.search_epochs)
-        self.final_recipe = _with_epochs(recipes[1], config.final_epochs)
+        epochs = (config.search_epochs, config.final_epochs)
+        self.search_recipe, self.final_recipe = (
+            self.asked(recipe, given) for recipe, given in zip(recipes, epochs, strict=True)
+        )
         self.measurements = measurements
         self.predictor_path = predictor
-        run = {"data_fingerprint": self.data.fingerprint, "target": self.target.key}
+        run = {
+            "data_fingerprint": self.data.fingerprint,
+            "space_fingerprint": self.space.fingerprint,
+            "target": self.target.key,
+        }
         if predictor is not None:
             run["predictor"] = _file_digest(predictor)
         asked = {"search": config.to_table(), "run": run}
@@ -166,13 +168,21 @@ class _Run:
                 "name": self.space.name,
                 "size": float(self.space.size),
                 "choices": {c.name: list(c.options) for c in self.space.choices},
+                "constraints": [c.name for c in self.space.constraints],
             },
+            "training": {"search": asdict(self.search_recipe), "final": asdict(self.final_recipe)},
         }
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot create {out}: {error.strerror or error}") from None
         self.write_config()
+
+    def asked(self, recipe: Recipe, epochs: float | None) -> Recipe:
+        """A default recipe with what was asked for."""
+        changed = with_changes(recipe, self.config.recipe)
+        changed.check_kind(self.data.kind)
+        return changed if epochs is None else replace(changed, epochs=epochs)
 
     def write_config(self) -> None:
         write_config(self.out, self.tables | {"spent": self.spent})
@@ -188,8 +198,8 @@ class _Run:
             self.write_config()
 
     def go(self) -> Result:
-        # Steps on tiny images take a millisecond: a second thread costs more than it brings.
-        is_small = self.data.input_shape[1] <= SMALL_IMAGES
+        # Steps on tiny inputs take a millisecond: a second thread costs more than it brings.
+        is_small = math.prod(self.data.input_shape[1:]) <= SMALL_INPUT
         torch.set_num_threads(1 if is_small else this_device().cores)
         with MeasurementStore(self.measurements) as store:
             table = CostTable(self.space, Profiler(self.target), store)
@@ -198,7 +208,7 @@ class _Run:
             table.use(predictor, metrics=limited)
             with self.progress.task("pricing the space", None) as task:
                 table.warm(np.random.default_rng(0), on_progress=task.update)
-            problem = self.check_budgets(Problem(self.space, table.predict))
+            problem = self.check_budgets(Problem(self.space, table.predict), table)
             # The record's lock is held to the end: two searches must not share a folder.
             with Record.open(self.out / STUDY, self.space, create=True) as record:
                 trials, is_complete = self.search(problem, record)
@@ -271,12 +281,13 @@ class _Run:
         for budget in self.budgets:
             check_predictable(budget.metric, predictor)
 
-    def check_budgets(self, problem: Problem) -> Problem:
+    def check_budgets(self, problem: Problem, table: CostTable) -> Problem:
         """Resolve the budgets, show them against the space, refuse the impossible."""
         rng = np.random.default_rng(0)
-        resolved, overviews = resolve_budgets(problem, self.budgets, rng)
+        affordable = table.affordable
+        resolved, overviews = resolve_budgets(problem, self.budgets, rng, affordable=affordable)
         if "latency_ms" not in overviews:
-            overviews["latency_ms"] = overview(problem, "latency_ms", rng)
+            overviews["latency_ms"] = overview(problem, "latency_ms", rng, affordable=affordable)
         limits = {budget.metric: budget for budget in resolved.budgets}
         for found in overviews.values():
             self.progress.say(_describe(found, limits.get(found.metric)))
@@ -295,7 +306,7 @@ class _Run:
     def search(self, problem: Problem, record: Record) -> tuple[list[Trial], bool]:
         """Run the trials; False: interrupted before all were done."""
         strategy = make_strategy(self.config.strategy, problem, seed=self.config.seed)
-        interrupted = False
+        interrupted, n_done, share = False, 0.0, 1.0
         seconds_left = None
         if self.config.minutes is not None:  # of all calls together
             seconds_left = 60 * self.config.minutes - self.spent.get("search_seconds", 0.0)
@@ -305,22 +316,36 @@ class _Run:
         ):
 
             def show(event: SearchEvent) -> None:
-                nonlocal interrupted
+                nonlocal interrupted, n_done, share
                 interrupted |= event.kind == "interrupted"
+                n_done = event.n_spent
+                share = event.trial.share if event.trial is not None else share
                 if event.kind == "replayed" and event.n_told:
                     self.progress.say(f"resuming: {event.n_told} trials are in the record")
+                if event.kind == "stalled":
+                    self.progress.say(
+                        f"ended: the front has not grown for {self.config.patience} trials"
+                    )
                 note = ""
                 if event.kind == "told" and event.trial is not None:
                     note = _trial_note(event.trial)
-                task.update(event.n_told, note=note)
+                task.update(n_done, note=note)
 
+            evaluator: Evaluator = TrainingEvaluator(
+                problem,
+                self.data,
+                self.search_recipe,
+                seed=self.config.seed,
+                on_progress=lambda done: task.update(n_done + done * share),
+            )
             trials = search(
                 problem,
                 strategy,
-                partial(self.evaluate, problem),
+                evaluator,
                 record,
                 n_trials=self.config.trials,
                 seconds=seconds_left,
+                stall=None if self.config.patience is None else Stall(self.config.patience),
                 on_event=show,
             )
         self.spent["n_trials"] = len(trials)
@@ -328,37 +353,22 @@ class _Run:
         self.write_config()
         return trials, not interrupted
 
-    def evaluate(self, problem: Problem, genotype: Genotype, number: int) -> Evaluation:
-        """Short training of one candidate."""
-        architecture = self.space.architecture(genotype)
-        _, result = train_network(
-            architecture, self.data, self.search_recipe, seed=self.seed_of(number)
-        )
-        accuracy = result.validation.accuracy
-        costs = problem.predict(np.array([genotype], dtype=np.int64))
-        return Evaluation(
-            tuple(problem.objectives(1 - accuracy, costs)[0]),
-            {"val_accuracy": accuracy, "train_seconds": round(result.train_seconds, 3)},
-        )
-
-    def seed_of(self, number: int) -> int:
-        """The seed of one training: the run's and the trial's own."""
-        return self.config.seed * 1_000_003 + number
-
     def train_finalists(self, trials: Sequence[Trial]) -> list[Trained]:
-        """Train the best of the search, and a hand-made network, to the end."""
+        """Train the best of the search, and hand-made networks, to the end."""
         finalists = [
             Finalist(
                 f"t{trial.number:03d}",
                 self.space.architecture(trial.genotype),
                 trial.genotype,
                 SEARCHED,
-                self.seed_of(trial.number),
+                seed_of(self.config.seed, trial.number),
             )
             for trial in choose_finalists(trials, self.config.finalists)
         ]
-        plain = plain_cnn(self.data.input_shape, self.data.n_classes)
-        finalists.append(Finalist("plain-cnn", plain, None, BASELINE, self.seed_of(0)))
+        finalists += [
+            Finalist(name, architecture, None, BASELINE, seed_of(self.config.seed, 0))
+            for name, architecture in baselines(self.data).items()
+        ]
         with self.spending("final_training_seconds"):
             return train_finalists(finalists, self.data, self.final_recipe, self.out, self.progress)
 
@@ -372,6 +382,7 @@ class _Run:
             rows.append({
                 "number": trial.number,
                 "state": "failed" if trial.objectives is None else "complete",
+                "share": trial.share,
                 "genotype": json.dumps(trial.genotype),
                 "val_accuracy": result.get("val_accuracy"),
                 "predicted_latency_ms": predicted.get("latency_ms"),
@@ -406,10 +417,6 @@ def _file_digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
         raise PredictorFileError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _with_epochs(recipe: Recipe, epochs: float | None) -> Recipe:
-    return recipe if epochs is None else replace(recipe, epochs=epochs)
 
 
 def _target_table(target: Target) -> dict[str, Any]:

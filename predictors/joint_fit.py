@@ -49,6 +49,7 @@ SMALL_SHARE, LARGE_SHARE = 0.5, 0.3
 # take less than what the profile adds to them: that differs between kinds.
 READABLE = 3
 MAX_CORRECTION = 2.0
+NOISE_FACTOR = 1.5  # standard deviation over median absolute error, of normal errors
 MAX_STEP = 2.0  # of one iteration, as a share of a kernel's latency
 
 
@@ -229,7 +230,7 @@ def _overhead(evidence: Evidence, kernel_ms: FloatArray, overhead_ms: float) -> 
         return ProfilerOverhead(overhead_ms)
     small = seen & (kernel_ms <= np.quantile(kernel_ms[seen], SMALL_SHARE))
     off = np.abs(evidence.in_place_ms - kernel_ms - overhead_ms)
-    return ProfilerOverhead(overhead_ms, 1.5 * float(np.median(off[small])))
+    return ProfilerOverhead(overhead_ms, NOISE_FACTOR * float(np.median(off[small])))
 
 
 def _add_in_place(
@@ -252,7 +253,7 @@ def _add_in_place(
     off = np.clip(read_ms / kernel_ms - 1, -1.0, MAX_STEP)
     large = seen & (kernel_ms >= np.quantile(kernel_ms[seen], 1 - LARGE_SHARE))
     relative = float(
-        np.clip(1.5 * np.median(np.abs(off[large])), MIN_KERNEL_NOISE, MAX_KERNEL_NOISE)
+        np.clip(NOISE_FACTOR * np.median(np.abs(off[large])), MIN_KERNEL_NOISE, MAX_KERNEL_NOISE)
     )
     precision = _huber(off, np.hypot(relative, overhead.noise_ms / kernel_ms))
     for of_group, _, phi, columns in weights.groups.values():

@@ -8,7 +8,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from hwnas.cli import bench, device, fit, predict, predictor_info, profile, search, tables, transfer
+from hwnas.cli import (
+    bench,
+    device,
+    fit,
+    predict,
+    predictor_info,
+    profile,
+    search,
+    space,
+    tables,
+    transfer,
+)
 from hwnas.errors import HwnasError, PredictorError, ProfilerError
 
 __all__ = ["app", "main"]
@@ -38,6 +49,7 @@ app.command("fit")(fit.fit)
 app.command("predict")(predict.predict)
 app.command("predictor")(predictor_info.predictor)
 app.command("transfer")(transfer.transfer)
+app.command("space")(space.space)
 app.command("search")(search.search)
 app.command("export")(search.export)
 app.command("evaluate")(search.evaluate)

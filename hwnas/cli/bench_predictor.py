@@ -87,14 +87,12 @@ def predictor(
     """
     from hwnas.bench.predictor import PARTS, bench_predictor
     from hwnas.bench.predictor_setup import PredictorBench
-    from hwnas.data import load_data
-    from hwnas.spaces.catalog import make_space
+    from hwnas.cli.campaigns import load_space
     from profilers.targets import make_target
 
-    loaded = load_data(data, path=data_path)
     bench = PredictorBench(
         target=make_target(target, threads=threads),
-        space=make_space(space, loaded.input_shape, loaded.n_classes),
+        space=load_space(space, data, data_path),
         measurements=measurements,
         train_minutes=train_minutes,
         survey_minutes=survey_minutes,

@@ -71,7 +71,7 @@ def search(
     print_table(
         f"{accuracy} × {latency} of {table.name}: evaluations to a share of the true hypervolume, "
         f"median of {seeds} seeds (quartiles)",
-        ("", "99 %", "99.5 %", "99.9 %", f"after {evaluations}", "s a search"),
+        ("", "99 %", "99.5 %", "99.9 %", f"after {evaluations}", "s a search", "ms ask + tell"),
         [_row(name, found) for name, found in record["strategies"].items()],
     )
 
@@ -79,8 +79,10 @@ def search(
 def _row(name: str, found: dict[str, Any]) -> list[object]:
     last = list(found["hypervolume_at"].values())[-1]["median"]
     shares = [_with_quartiles(q) for q in found["evaluations_to"].values()]
+    last_s = found["ask_tell_last_tenth_s"]
     return [(found["version"] and f"{name} ({found['version']})") or name, *shares,
-            f"{100 * last:.2f} %", found["seconds"]]  # fmt: skip
+            f"{100 * last:.2f} %", found["seconds"],
+            "" if last_s is None else f"{1e3 * last_s:.1f}"]  # fmt: skip
 
 
 def _with_quartiles(found: dict[str, float | None]) -> str:

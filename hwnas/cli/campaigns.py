@@ -21,10 +21,9 @@ N_NETWORKS, N_SURVEYED = 80, 200  # if nothing is said
 def load_space(name: str, data: str, data_path: Path | None) -> SearchSpace:
     """The space of that name for the data."""
     from hwnas.data import load_data
-    from hwnas.spaces.catalog import make_space
+    from hwnas.spaces.for_data import space_for
 
-    loaded = load_data(data, path=data_path)
-    return make_space(name, loaded.input_shape, loaded.n_classes)
+    return space_for(name, load_data(data, path=data_path))
 
 
 def measure_space(

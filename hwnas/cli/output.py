@@ -47,10 +47,15 @@ Measurements = Annotated[
 ]
 DataName = Annotated[
     str,
-    typer.Option("--data", help="digits, fashion-mnist, folder:PATH, or module:function."),
+    typer.Option(
+        "--data",
+        help="Images: digits, fashion-mnist, folder:PATH; tables: breast-cancer, wine, iris, "
+        "csv:PATH; signals: melodies; texts: python-functions, text:PATH; any: npz:PATH, "
+        "module:function.",
+    ),
 ]
 DataPath = Annotated[
-    Path | None, typer.Option("--data-path", help="Folder of the data's files, if not standard.")
+    Path | None, typer.Option("--data-path", help="Folder or file of the data, if not standard.")
 ]
 
 

@@ -31,7 +31,12 @@ def search(
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same one resumes.")],
     data: DataName = "digits",
     data_path: DataPath = None,
-    space: Annotated[str, typer.Option("--space", help="Search space.")] = "mobile",
+    space: Annotated[
+        str,
+        typer.Option(
+            "--space", help="A name that `hwnas space` lists, FILE.py:FUNCTION or MODULE:FUNCTION."
+        ),
+    ] = "mobile",
     latency_ms: Annotated[
         str | None,
         typer.Option("--latency-ms", help="Latency budget: 5, or 40% of the space's median."),
@@ -41,11 +46,15 @@ def search(
         typer.Option("--budget", help="Such as 'params<=2e6'; repeatable."),
     ] = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", help="evolution, guided or random.")
+        str, typer.Option("--strategy", help="How networks are proposed; see below.")
     ] = "evolution",
     trials: Annotated[int, typer.Option("--trials", help="Networks to train shortly.")] = 64,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Start no trial after so long.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", min=1, help="End after so many trials without a better front."),
     ] = None,
     finalists: Annotated[
         int, typer.Option("--finalists", help="Networks to train to the end and measure.")
@@ -56,11 +65,15 @@ def search(
     final_epochs: Annotated[
         float | None, typer.Option("--final-epochs", help="Of the long training.")
     ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Of both trainings, such as 'flip=true'; repeatable."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
     target: TargetName = "onnxruntime-cpu",
     threads: Threads = 1,
     precision: Precision = "fp32",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one run.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Examples in one run.")] = 1,
     networks: Annotated[
         int, typer.Option("--networks", help="Networks measured to fit the predictor.")
     ] = 80,
@@ -84,7 +97,33 @@ def search(
     [bold]hwnas search --data fashion-mnist --latency-ms 0.5 --budget 'params<=1e6'
     --out runs/fashion[/bold]
 
+    [bold]hwnas search --data breast-cancer --space mlp --out runs/table[/bold]
+
     [bold]hwnas search --data mymodule:load --latency-ms 2 --trials 100 --out runs/mine[/bold]
+
+    [bold]hwnas search --data digits --space my_space.py:space --out runs/own[/bold]
+
+    Strategies:
+
+    guided: what promises the most new hypervolume, by Gaussian processes.
+
+    evolution: NSGA-II renewed after every trial, spread over predicted latency.
+
+    bananas: an ensemble of neural networks and Thompson sampling.
+
+    regularized_evolution: mutates the best of the latest trials; the oldest dies.
+
+    local_search: neighbours of the front, with restarts.
+
+    nsga2, nsga3: generations, by rank and crowding or by reference points.
+
+    reinforce, dqn: reinforcement learning, by policy gradient or by Q-learning.
+
+    successive_halving, hyperband: many short trainings, longer ones for the best.
+
+    tpe, gp: Optuna's Parzen estimator and Gaussian processes (seconds a proposal).
+
+    grid, random: every network evenly spread; uniform draws.
     """
     from hwnas.config import SearchConfig
     from hwnas.run import run_search
@@ -99,9 +138,11 @@ def search(
         strategy=strategy,
         trials=trials,
         minutes=minutes,
+        patience=patience,
         finalists=finalists,
         search_epochs=search_epochs,
         final_epochs=final_epochs,
+        recipe=tuple(recipe or ()),
         seed=seed,
         target=target,
         threads=threads,
@@ -165,7 +206,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     name: Annotated[str, typer.Argument(help="A network of its candidates.csv, such as t017.")],
     out: Annotated[Path, typer.Option("--out", help="Where the model goes.")],
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one run.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Examples in one run.")] = 1,
     data_path: DataPath = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,7 +220,7 @@ def export(
     if as_json:
         print_json({"onnx": str(out), "batch": batch, "parity_max_abs_error": error})
     else:
-        typer.echo(f"{out}: differs from PyTorch by {error:.2g} at most on real images")
+        typer.echo(f"{out}: differs from PyTorch by {error:.2g} at most on real examples")
 
 
 def evaluate(

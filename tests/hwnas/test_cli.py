@@ -12,10 +12,11 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from hwnas import __version__, cli, finalists, run, verify
+from hwnas import __version__, cli, run, verify
 from hwnas.cli import output, profile
 from hwnas.cli.output import parse_shapes
 from hwnas.data import load_data
+from hwnas.evaluators import training
 from hwnas.profiling import profile_space, untrained_model
 from hwnas.spaces import catalog
 from predictors.files import save_predictor
@@ -25,8 +26,8 @@ from profilers.reference import conv_stack
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
-COMMANDS = ["device", "profile", "fit", "predict", "search", "export", "evaluate", "report",
-            "bench cost"]  # fmt: skip
+COMMANDS = ["device", "profile", "fit", "predict", "space", "search", "export", "evaluate",
+            "report", "bench cost"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ MISTAKES = {
     "search --out none --space tiny --predictor predictor.npz --budget energy_mj<=1":
         "energy_mj",
     "export missing t000 --out x.onnx": "cannot read missing/config.toml",
-    "evaluate stack.onnx": "images of 'digits' are batches of 1 channels",
+    "evaluate stack.onnx": "images of 'digits' are 1×8×8: a model with one input batch×1×height",
     "evaluate text.onnx": "text.onnx is not a readable ONNX model",
     "evaluate stack.onnx --split train": "split must be one of validation, test, got 'train'",
     "report missing": "missing",
@@ -429,7 +430,7 @@ def test_an_interrupted_search_says_how_to_go_on(hwnas, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finalists, "train", interrupt)
+    monkeypatch.setattr(training, "train", interrupt)
     code, out, err = hwnas(f"{QUICK}stopped")
     assert code == 130
     assert json.loads(out) == {"run": "stopped", "is_complete": False, "front": []}

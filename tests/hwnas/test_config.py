@@ -7,8 +7,8 @@ from hwnas.errors import ConfigError, RunFolderError
 
 OTHER = SearchConfig(
     data="folder:x", data_path="/x", space="s", budgets=("latency_ms<=5", "params<=1e6"),
-    strategy="random", trials=5, minutes=1.5, finalists=3, search_epochs=0.5, final_epochs=2.0,
-    seed=7, threads=2, batch=4, networks=9, level=0.8,
+    strategy="random", trials=5, minutes=1.5, patience=4, finalists=3, search_epochs=0.5, final_epochs=2.0,
+    recipe=("flip=true",), seed=7, threads=2, batch=4, networks=9, level=0.8,
 )  # fmt: skip
 
 
@@ -90,6 +90,7 @@ def test_the_same_run_goes_on_also_with_more_trials_or_time(tmp_path):
         ({"data": "digits"}, "data is 'folder:x' there, 'digits' asked"),
         ({"data_path": None}, "data_path is '/x' there, None asked"),
         ({"budgets": ()}, "budgets is .* there, .. asked"),
+        ({"recipe": ("flip=false",)}, "recipe is .'flip=true'. there, .'flip=false'. asked"),
     ],
 )
 def test_another_run_is_refused_with_what_differs(tmp_path, changes, message):

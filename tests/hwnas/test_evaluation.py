@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from hwnas.data import load_data
+from hwnas.data import DataSet, Preprocessing, Split, load_data
 from hwnas.errors import DataError
 from hwnas.evaluation import METADATA_KEY, evaluate_onnx, preprocessing_of, read_metadata
 from hwnas.metrics import score
@@ -40,10 +40,10 @@ def linear_model(path, *, shape=(1, 1, 8, 8), n_classes=10, metadata=None, op="F
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_scores_are_those_of_the_logits_computed_by_hand(digits, tmp_path, split):
-    about = {"preprocessing": {"resolution": 8, "mean": [0.25], "std": [0.5]}}
+    about = {"preprocessing": {"kind": "image", "mean": [0.25], "std": [0.5]}}
     w = linear_model(tmp_path / "m.onnx", metadata=json.dumps(about))
     chosen = getattr(digits, split)
-    pixels = (chosen.images.numpy().reshape(len(chosen), 64).astype(np.float64) / 255 - 0.25) / 0.5
+    pixels = (chosen.inputs.numpy().reshape(len(chosen), 64).astype(np.float64) / 255 - 0.25) / 0.5
     expected = score(chosen.labels.numpy(), (pixels @ w).argmax(axis=1))
     found = evaluate_onnx(tmp_path / "m.onnx", digits, split=split)
     assert found == expected and found.n == 450
@@ -54,10 +54,8 @@ def test_a_model_from_elsewhere_is_given_the_mean_of_the_data(digits, tmp_path):
     model = load_model(tmp_path / "m.onnx")
     assert read_metadata(model) == {}
     preprocessing = preprocessing_of(model, digits)
-    assert (preprocessing.resolution, preprocessing.mean, preprocessing.std) == (
-        8, digits.mean, digits.std,
-    )  # fmt: skip
-    images = preprocessing.apply(digits.train)
+    assert preprocessing == Preprocessing("image", (1, 8, 8), digits.mean, digits.std)
+    images = preprocessing.apply(digits.train.inputs)
     assert images.dtype == torch.float32 and abs(float(images.mean())) < 1e-3
     assert abs(float(images.std()) - 1) < 1e-3
 
@@ -65,7 +63,7 @@ def test_a_model_from_elsewhere_is_given_the_mean_of_the_data(digits, tmp_path):
 def test_images_are_resized_to_what_the_model_takes(digits, tmp_path):
     linear_model(tmp_path / "m.onnx", shape=("n", 1, 12, 12))
     preprocessing = preprocessing_of(load_model(tmp_path / "m.onnx", batch=1), digits)
-    assert preprocessing.apply(digits.test).shape == (450, 1, 12, 12)
+    assert preprocessing.apply(digits.test.inputs).shape == (450, 1, 12, 12)
     assert evaluate_onnx(tmp_path / "m.onnx", digits).n == 450
 
 
@@ -76,11 +74,13 @@ def test_metadata_that_is_not_ours_is_left_alone(digits, tmp_path, text):
     assert evaluate_onnx(tmp_path / "m.onnx", digits).n == 450
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 1, 8, 9), (1, 64)])
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 1, 64), (1, 64)])
 def test_a_model_that_takes_no_such_images_is_refused(digits, tmp_path, shape):
     linear_model(tmp_path / "m.onnx", shape=shape)
     takes = "×".join(map(str, shape))
-    with pytest.raises(DataError, match=f"m takes 'x' {takes}, but images of 'digits' are"):
+    with pytest.raises(
+        DataError, match=f"m takes 'x' {takes} float32, but images of 'digits' are 1×8"
+    ):
         evaluate_onnx(tmp_path / "m.onnx", digits)
 
 
@@ -99,7 +99,9 @@ def test_a_model_that_the_runtime_refuses_is_one_message(digits, tmp_path):
 def test_preprocessing_for_other_channels_is_one_message(digits, tmp_path):
     about = {"preprocessing": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}
     linear_model(tmp_path / "m.onnx", metadata=json.dumps(about))
-    with pytest.raises(ModelError, match="none for 1 channels"):
+    with pytest.raises(
+        ModelError, match="cannot be done to images of .digits. .not for 1 channels"
+    ):
         evaluate_onnx(tmp_path / "m.onnx", digits)
 
 
@@ -112,3 +114,68 @@ def test_an_unknown_split_is_refused(digits, tmp_path, split):
 def test_a_missing_file_is_refused(digits, tmp_path):
     with pytest.raises(ModelError, match=r"cannot read .*m\.onnx"):
         evaluate_onnx(tmp_path / "m.onnx", digits)
+
+
+def embedding_model(path, *, words=None, ids=9, n_classes=2):
+    """Logits = the sum of the rows of a table that token ids `(n, 5)` name."""
+    table = np.random.default_rng(0).standard_normal((ids, n_classes)).astype(np.float32)
+    axes = onnx.numpy_helper.from_array(np.array([1]), "axes")
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["rows"]),
+         helper.make_node("ReduceSum", ["rows", "axes"], ["y"], keepdims=0)],
+        "g",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, (1, 5))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(table, "table"), axes],
+    )  # fmt: skip
+    proto = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+    if words is not None:
+        entry = proto.metadata_props.add()
+        entry.key = METADATA_KEY
+        entry.value = json.dumps({"preprocessing": {"kind": "tokens", "words": words}})
+    path.write_bytes(proto.SerializeToString())
+    return table
+
+
+@pytest.fixture
+def texts():
+    ids = torch.from_numpy(np.random.default_rng(1).integers(0, 9, (30, 5)))
+    split = Split(ids, torch.arange(30) % 2)
+    return DataSet("texts", split, split, split, ("a", "b"), tuple("pqrstuv"))
+
+
+def test_a_model_of_token_ids_is_given_integers(texts, tmp_path):
+    table = embedding_model(tmp_path / "m.onnx", words=list("pqrstuv"))
+    logits = table[texts.test.inputs.numpy()].sum(axis=1)
+    expected = score(texts.test.labels.numpy(), logits.argmax(axis=1))
+    assert evaluate_onnx(tmp_path / "m.onnx", texts) == expected
+
+
+def test_a_model_that_knows_other_words_is_refused(texts, tmp_path):
+    embedding_model(tmp_path / "m.onnx", words=list("pqr"))
+    with pytest.raises(DataError, match="knows 3 words, others than the 7 of 'texts'"):
+        evaluate_onnx(tmp_path / "m.onnx", texts)
+
+
+def test_numbers_are_not_given_to_a_model_of_token_ids(texts, tmp_path):
+    embedding_model(tmp_path / "m.onnx")
+    wine = load_data("wine")
+    with pytest.raises(
+        DataError, match="takes 'ids' 1×5 int64, but rows of 'wine' are 13: .*float"
+    ):
+        evaluate_onnx(tmp_path / "m.onnx", wine)
+    linear_model(tmp_path / "f.onnx", shape=(1, 5))
+    with pytest.raises(DataError, match="1×5 float32, but token sequences of 'texts' are 5.*integ"):
+        evaluate_onnx(tmp_path / "f.onnx", texts)
+
+
+def test_a_table_is_standardised_by_what_the_model_says(tmp_path):
+    wine = load_data("wine")
+    mean, std = [1.0] * 13, [2.0] * 13
+    about = {"preprocessing": {"kind": "table", "mean": mean, "std": std}}
+    w = linear_model(
+        tmp_path / "m.onnx", shape=(1, 13), n_classes=3, metadata=json.dumps(about), op="Identity"
+    )
+    logits = (wine.test.inputs.numpy() - 1) / 2 @ w
+    expected = score(wine.test.labels.numpy(), logits.argmax(axis=1))
+    assert evaluate_onnx(tmp_path / "m.onnx", wine) == expected

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hwnas import finalists, profiling, verify
+from hwnas import profiling, verify
 from hwnas.config import SearchConfig, read_config
 from hwnas.data import load_data
 from hwnas.errors import (
@@ -16,6 +16,7 @@ from hwnas.errors import (
     RunFolderError,
 )
 from hwnas.evaluation import evaluate_onnx
+from hwnas.evaluators import training
 from hwnas.finalists import choose_finalists, export_again
 from hwnas.run import run_search
 from hwnas.spaces import catalog
@@ -70,14 +71,14 @@ class Trainings:
     def __init__(self, monkeypatch, *, stop_at=None, error=KeyboardInterrupt):
         self.seeds = []
         self.stop_at, self.error = stop_at, error
-        monkeypatch.setattr(finalists, "train", self)
+        monkeypatch.setattr(training, "train", self)
 
-    def __call__(self, network, data, recipe, *, resolution, seed):
+    def __call__(self, network, data, recipe, *, input_shape, seed, on_progress):
         if len(self.seeds) == self.stop_at:
             self.stop_at = None
             raise self.error
         self.seeds.append((recipe.epochs, seed))
-        return train(network, data, recipe, resolution=resolution, seed=seed)
+        return train(network, data, recipe, input_shape=input_shape, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,8 @@ def test_the_config_says_what_was_asked_found_and_spent(whole):
     assert tables["run"]["data_fingerprint"] == load_data("digits").fingerprint
     assert tables["spent"]["n_trials"] == 4 and tables["spent"]["n_failed"] == 0
     assert tables["spent"]["search_seconds"] > 0
+    assert tables["training"]["search"]["epochs"] == CONFIG.search_epochs
+    assert tables["training"]["final"]["max_shift"] == 0.05  # of the default recipe for images
     assert tables["budget"]["fastest_ms"] <= tables["budget"]["median_ms"]
 
 
@@ -325,6 +328,8 @@ def test_a_budget_below_the_fastest_network_ends_before_any_training(start, tmp_
         ({"budgets": ("latncy_ms<=1",)}, BudgetError, "did you mean 'latency_ms'"),
         ({"budgets": ("energy_mj<=1",)}, BudgetError, "no energy counter"),
         ({"batch": 2}, WrongTargetError, "batch 1.*batch 2"),
+        ({"recipe": ("flop=true",)}, ConfigError, "did you mean 'flip'"),
+        ({"recipe": ("noise=0.1",)}, ConfigError, "noise is for data of kind signal or table"),
     ],
 )
 def test_what_cannot_be_done_ends_before_any_training(start, monkeypatch, changes, error, message):
@@ -347,13 +352,13 @@ def test_finalists_are_the_best_ranks_fastest_first():
 def test_a_second_search_on_the_folder_is_refused_until_the_first_is_done(start, monkeypatch):
     refused = []
 
-    def train_and_try(network, data, recipe, *, resolution, seed):
+    def train_and_try(network, data, recipe, *, input_shape, seed, on_progress):
         if recipe.epochs == CONFIG.final_epochs and not refused:
             with pytest.raises(RunFolderError, match="another search") as caught:
                 start()
             refused.append(caught.value)
-        return train(network, data, recipe, resolution=resolution, seed=seed)
+        return train(network, data, recipe, input_shape=input_shape, seed=seed)
 
-    monkeypatch.setattr(finalists, "train", train_and_try)
+    monkeypatch.setattr(training, "train", train_and_try)
     assert start().is_complete
     assert len(refused) == 1

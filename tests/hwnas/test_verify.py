@@ -197,7 +197,7 @@ def test_the_model_says_what_it_is(verified):
     about = read_metadata(load_model(folder / candidates[0].onnx))
     assert about["genotype"] == [0, 0, 0, 0, 0, 0] and about["name"] == "small"
     assert about["preprocessing"] == {
-        "resolution": 8, "mean": list(data.mean), "std": list(data.std)
+        "kind": "image", "input_shape": [1, 8, 8], "mean": list(data.mean), "std": list(data.std)
     }  # fmt: skip
     assert about["architecture"] == json.loads(trained[0].architecture.to_json())
     assert about["classes"] == list(data.class_names) and about["data"] == "digits"

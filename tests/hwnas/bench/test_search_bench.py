@@ -164,7 +164,7 @@ def test_peers_run_through_their_own_packages(write):
         found = record["strategies"][name]
         assert found["version"].startswith("optuna ")
         assert len(found["curve"]) == 40
-        assert found["ask_tell_s"] is None
+        assert found["ask_tell_s"] is found["ask_tell_last_tenth_s"] is None
     assert record["strategies"]["random"]["version"] is None
 
 
@@ -196,6 +196,7 @@ def test_the_record_holds_medians_and_quartiles_and_is_drawn(write, tmp_path):
     at = guided["hypervolume_at"]["15"]
     assert at["q1"] <= at["median"] <= at["q3"] <= 1
     assert guided["evaluations_below_random"] == 0  # none from 30 on, there are 15
+    assert guided["ask_tell_s"] > 0 and guided["ask_tell_last_tenth_s"] > 0
     draw_curves(record, tmp_path / "p.html")
     page = (tmp_path / "p.html").read_text()
     assert "phone_ms of t.parquet" in page
