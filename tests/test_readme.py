@@ -18,7 +18,7 @@ README = Path(__file__).parent.parent / "README.md"
 def test_the_python_example_of_the_readme_delivers_a_front(
     tmp_path, monkeypatch, make_tiny_space, capsys
 ):
-    code = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[0]
+    code = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[-1]
     short = partial(
         hwnas.config.SearchConfig,
         networks=8, finalists=3, search_epochs=0.5, final_epochs=2,

@@ -38,8 +38,8 @@ class Block(Protocol):
     def build(self, in_shape: Shape) -> Any:
         """Return the `nn.Module` for an input of `in_shape`, without the batch.
 
-        It must not begin with an activation or a normalisation: runtimes fuse those into whatever
-        stands before, and the cost table would not see them.
+        If it begins with an activation or a normalisation, which runtimes fuse into whatever stands
+        before, it is exported once for each way in which the block before can end.
         """
 
 

@@ -7,8 +7,8 @@ from hwnas.errors import ConfigError, RunFolderError
 
 OTHER = SearchConfig(
     data="folder:x", data_path="/x", space="s", budgets=("latency_ms<=5", "params<=1e6"),
-    strategy="random", trials=5, minutes=1.5, patience=4, finalists=3, search_epochs=0.5, final_epochs=2.0,
-    recipe=("flip=true",), seed=7, threads=2, batch=4, networks=9, level=0.8,
+    strategy="random", trials=5, minutes=1.5, patience=4, finalists=3, search_epochs=0.5,
+    final_epochs=2.0, recipe=("flip=true",), seed=7, threads=2, batch=4, networks=9, level=0.8,
 )  # fmt: skip
 
 
