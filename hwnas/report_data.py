@@ -41,6 +41,7 @@ NETWORK_NUMBERS = (
 NETWORK_TEXTS = ("name", "onnx", "meets_budget", "genotype", "kind", "verdict")
 TRIAL_NUMBERS = (
     "number",
+    "share",
     "val_accuracy",
     "predicted_latency_ms",
     "predicted_low_ms",
@@ -107,9 +108,11 @@ class RunData:
 
     @cached_property
     def complete(self) -> pd.DataFrame:
-        """Trials with an accuracy and a predicted latency."""
+        """Trials with an accuracy and a predicted latency, of the longest training that any had."""
         rows = self.trials[self.trials["state"] == "complete"]
-        return rows.dropna(subset=["val_accuracy", "predicted_latency_ms"])
+        rows = rows.dropna(subset=["val_accuracy", "predicted_latency_ms"])
+        share = rows["share"].fillna(1.0)
+        return rows[share == share.max()]
 
     @cached_property
     def failed(self) -> pd.DataFrame:

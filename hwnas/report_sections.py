@@ -212,6 +212,7 @@ def trials_section(run: RunData) -> str:
         (
             f"{row['number']:.0f}",
             row["state"],
+            percent(row["share"]),
             ", ".join(f"{k}={v}" for k, v in run.options(row["genotype"]).items()),
             percent(row["val_accuracy"]),
             with_interval(row),
@@ -228,6 +229,7 @@ def trials_section(run: RunData) -> str:
         (
             "Trial",
             "State",
+            "Of the training",
             "Choices",
             "Val. accuracy",
             "Predicted (ms) [low, high]",

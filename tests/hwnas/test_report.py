@@ -243,6 +243,16 @@ def test_long_record_is_cut_and_says_so(run_folder: Path) -> None:
     assert f"{n} trials, the first {N_TRIALS_SHOWN} here" in read_page(run_folder)
 
 
+def test_charts_show_trials_of_the_longest_training_only(run_folder: Path) -> None:
+    part = [trial(i, 0.1, 0.5) | {"share": 1 / 9} for i in range(9)]
+    whole = [trial(i, 0.1, 0.9) | {"share": 1.0} for i in range(9, 12)]
+    pd.DataFrame([*part, *whole]).to_csv(run_folder / "trials.csv", index=False)
+    assert list(read_run(run_folder).complete["number"]) == [9, 10, 11]
+    page = read_page(run_folder)
+    assert "12 trials" in page
+    assert "11.1 %" in page
+
+
 def test_a_diverged_trial_does_not_press_the_front_together(run_folder: Path) -> None:
     trials = [trial(i, 0.1, 0.88) for i in range(30)] + [trial(30, 0.1, 0.1)]
     pd.DataFrame(trials).to_csv(run_folder / "trials.csv", index=False)
