@@ -112,7 +112,8 @@ class RunData:
         rows = self.trials[self.trials["state"] == "complete"]
         rows = rows.dropna(subset=["val_accuracy", "predicted_latency_ms"])
         share = rows["share"].fillna(1.0)
-        return rows[share == share.max()]
+        whole: pd.DataFrame = rows[share == share.max()]
+        return whole
 
     @cached_property
     def failed(self) -> pd.DataFrame:
