@@ -78,6 +78,9 @@ def test_the_installed_command_helps_and_says_its_version():
     assert all(name.split()[0] in helped.stdout for name in COMMANDS)
     said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == __version__
+    module = [sys.executable, "-m", "hwnas", "--version"]
+    said = subprocess.run(module, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == __version__
 
 
 MISTAKES = {
