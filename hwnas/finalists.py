@@ -18,7 +18,7 @@ from hwnas.data import DataSet, load_data
 from hwnas.errors import RunFolderError, unknown_name
 from hwnas.evaluators.training import train_network
 from hwnas.networks import Network
-from hwnas.pareto import crowding_distance, ranks
+from hwnas.pareto import best_first
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype
 from hwnas.spaces.for_data import space_for
@@ -65,11 +65,7 @@ def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
     largest = max(trial.share for trial in complete)
     complete = [trial for trial in complete if trial.share == largest]
     objectives = np.array([trial.objectives for trial in complete])
-    rank = ranks(objectives)
-    crowding = np.zeros(len(complete))
-    for value in np.unique(rank):
-        crowding[rank == value] = crowding_distance(objectives[rank == value])
-    order = [int(i) for i in np.lexsort((-crowding, rank))]
+    order = best_first(objectives).tolist()
     chosen = order[: (n + 1) // 2]
     left = [i for i in order if i not in chosen]
     log_ms = np.log(objectives[:, 1])

@@ -45,8 +45,8 @@ ALONE_NOISE = 0.05
 MIN_BOTH_WAYS, AGREEING = 3, 3
 # Of the kernels: the small ones show what a profile adds to all, the large ones how exact it is.
 SMALL_SHARE, LARGE_SHARE = 0.5, 0.3
-# In units of the noise of the overhead. Smaller kernels say nothing in place, nor do those that
-# take less than what the profile adds to them: that differs between kinds.
+# In units of the noise of the overhead. Smaller kernels say nothing alone, nor do those that take
+# less than what the profile adds to them: that differs between kinds.
 READABLE = 3
 MAX_CORRECTION = 2.0
 NOISE_FACTOR = 1.5  # standard deviation over median absolute error, of normal errors
@@ -58,7 +58,7 @@ class ProfilerOverhead:
     """What a profile adds to the time of every kernel, in a network or alone.
 
     Attributes:
-        ms: In the median.
+        ms: On average; below 0 where a profile leaves out what the runtime does between kernels.
         noise_ms: Standard deviation.
     """
 
@@ -74,11 +74,7 @@ class ProfilerOverhead:
         return np.asarray(profiled_ms - self.ms > max(READABLE * self.noise_ms, self.ms))
 
     def noise_alone(self, profiled_ms: FloatArray) -> FloatArray:
-        """Of the logarithm of `own_ms` of kernels measured alone, `(n,)`.
-
-        How much of it is in them is known to no better than all of it: copies of one small kernel
-        took up to 2 us longer than the kernel between others.
-        """
+        """Standard deviation of the logarithm of `own_ms` of kernels measured alone, `(n,)`."""
         return np.asarray(np.hypot(ALONE_NOISE, self.noise_ms / self.own_ms(profiled_ms)))
 
 

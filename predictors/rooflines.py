@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 N_TERMS = 3
 N_REWEIGHTINGS, MIN_RESIDUAL = 5, 0.02
 RIDGE = 1e-3
-# What a kernel in place counts beside a network: its profile contains the profiler's own time.
+# What a kernel in place counts beside a network: what is left of its profile scatters.
 KERNEL_WEIGHT = 0.1
 MIN_NETWORKS = 4  # to tell what a run costs from what a profile adds to each kernel
 MAX_KERNELS = 4000  # in place, evenly taken: more say nothing new about straight lines
@@ -95,18 +95,14 @@ def _run_and_profile_ms(evidence: Evidence) -> tuple[float | None, float]:
     n_kernels = np.asarray(evidence.counts.sum(axis=1)).ravel()[shown]
     if len(set(n_kernels.tolist())) < MIN_NETWORKS:
         return None, 0.0
+    from profilers.overhead import per_run_and_kernel  # measuring comes with it
+
     latency_ms = evidence.latency_ms[shown]
-    rows = np.column_stack([np.ones(len(latency_ms)), -n_kernels]) / latency_ms[:, None]
-    rest = 1 - evidence.profiled_ms[shown] / latency_ms
-    weights = np.ones(len(rest))
-    run_ms, profile_ms = 0.0, 0.0
-    for _ in range(N_REWEIGHTINGS):
-        root = np.sqrt(weights)
-        (run_ms, profile_ms), *_ = np.linalg.lstsq(rows * root[:, None], rest * root, rcond=None)
-        off = np.abs(rows @ [run_ms, profile_ms] - rest)
-        weights = 1 / np.maximum(off, MIN_RESIDUAL)
+    run_ms, per_kernel_ms = per_run_and_kernel(
+        latency_ms, evidence.profiled_ms[shown], n_kernels, n_reweightings=N_REWEIGHTINGS - 1
+    )
     # No run costs more than the fastest network takes.
-    return float(np.clip(run_ms, 0.0, latency_ms.min())), float(profile_ms)
+    return float(np.clip(run_ms, 0.0, latency_ms.min())), -per_kernel_ms
 
 
 def _least_absolute(x: FloatArray, y: FloatArray, importance: FloatArray) -> FloatArray:

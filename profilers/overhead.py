@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from profilers.devices import Device
 from profilers.errors import ModelError
@@ -24,6 +26,9 @@ N_CALIBRATION = 10
 MIN_NETWORKS = 3
 MAX_TRIES = 2  # of a network that is flagged: a machine may be busy for ever
 SECONDS_EACH = 0.7
+MIN_RESIDUAL = 0.02  # smaller relative errors are all as good
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,37 @@ def fit_overhead(measurements: Sequence[NetworkMeasurement]) -> Overhead:
     steady = [m for m in measurements if m.samples.warning is None]
     if len(steady) >= MIN_NETWORKS:
         measurements = steady
-    latency_ms = np.array([m.latency_ms for m in measurements])
-    rest_ms = latency_ms - np.array([m.kernel_sum_ms for m in measurements])
-    x = np.array([[1.0, len(m.kernels)] for m in measurements]) / latency_ms[:, None]
-    (a, b), *_ = np.linalg.lstsq(x, rest_ms / latency_ms, rcond=None)
-    return Overhead(float(a), float(b), len(measurements))
+    a, b = per_run_and_kernel(
+        np.array([m.latency_ms for m in measurements]),
+        np.array([m.kernel_sum_ms for m in measurements]),
+        np.array([len(m.kernels) for m in measurements]),
+    )
+    return Overhead(a, b, len(measurements))
+
+
+def per_run_and_kernel(
+    latency_ms: FloatArray,
+    kernel_sum_ms: FloatArray,
+    n_kernels: NDArray[Any],
+    *,
+    n_reweightings: int = 0,
+) -> tuple[float, float]:
+    """a and b of n networks, in ms, by least squares of relative errors.
+
+    Args:
+        latency_ms: End to end, `(n,)`.
+        kernel_sum_ms: Of their profiles, `(n,)`.
+        n_kernels: `(n,)`.
+        n_reweightings: More of them bring it nearer to least absolute errors.
+    """
+    x = np.column_stack([np.ones(len(latency_ms)), n_kernels]) / latency_ms[:, None]
+    rest = (latency_ms - kernel_sum_ms) / latency_ms
+    weights = np.ones(len(rest))
+    for _ in range(n_reweightings + 1):
+        root = np.sqrt(weights)
+        (a, b), *_ = np.linalg.lstsq(x * root[:, None], rest * root, rcond=None)
+        weights = 1 / np.maximum(np.abs(x @ [a, b] - rest), MIN_RESIDUAL)
+    return float(a), float(b)
 
 
 def calibrate(

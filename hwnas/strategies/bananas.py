@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from hwnas.pareto import best_first
 from hwnas.spaces.base import Genotype, GenotypeArray
 from hwnas.strategies.acquisition import LogNormal, expected_gain
 from hwnas.strategies.base import Costs, FloatArray, Problem, Trial
-from hwnas.strategies.breeding import best_first
 from hwnas.strategies.cells import Cell
 from hwnas.strategies.encoding import Encoding
 from hwnas.strategies.ensemble import Ensemble, fit_ensemble

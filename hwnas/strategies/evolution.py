@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hwnas import pareto
+from hwnas.pareto import best_first
 from hwnas.spaces.base import Genotype, GenotypeArray
 from hwnas.strategies.base import Costs, Problem, Trial
 from hwnas.strategies.proposals import Proposals, as_genotype
@@ -95,13 +95,7 @@ class Evolution:
 
     def _child(self, rng: np.random.Generator) -> Genotype | None:
         """The most wanted of a few hundred new, feasible children; None if there are none."""
-        objectives = np.array(self._objectives)
-        ranks = pareto.ranks(objectives)
-        crowding = np.zeros(len(objectives))
-        for rank in range(ranks.max() + 1):
-            members = np.flatnonzero(ranks == rank)
-            crowding[members] = pareto.crowding_distance(objectives[members])
-        survivors = np.lexsort((-crowding, ranks))[: self.population_size]  # best first
+        survivors = best_first(self._objectives)[: self.population_size]
         genotypes = np.array(self._genotypes, dtype=np.int64)[survivors]
         for _ in range(MAX_ROUNDS):
             children, costs = self._proposals.novel(self._breed(genotypes, rng))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.pareto import best_first
 from hwnas.spaces.base import Genotype
 from hwnas.strategies.base import FloatArray, Problem, Trial
-from hwnas.strategies.breeding import best_first
 from hwnas.strategies.generations import Generations
 
 __all__ = ["Nsga2"]

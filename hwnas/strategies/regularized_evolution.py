@@ -6,9 +6,9 @@ from collections import deque
 
 import numpy as np
 
+from hwnas.pareto import best_first
 from hwnas.spaces.base import Genotype
 from hwnas.strategies.base import Problem, Trial
-from hwnas.strategies.breeding import best_first
 from hwnas.strategies.proposals import Proposals, as_genotype
 
 __all__ = ["RegularizedEvolution"]

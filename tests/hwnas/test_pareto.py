@@ -84,3 +84,17 @@ def test_a_repeated_row_has_no_crowding_distance_of_its_own():
         0,
         np.inf,
     ]
+
+
+def test_the_best_come_first_by_rank_and_then_by_the_room_around_them():
+    objectives = np.random.default_rng(0).random((60, 2))
+    order = pareto.best_first(objectives)
+    assert sorted(order) == list(range(60))
+    dominates = (objectives[:, None] <= objectives).all(axis=2)
+    np.fill_diagonal(dominates, False)
+    position = np.argsort(order)
+    # Nobody stands behind one that it dominates.
+    better, worse = np.nonzero(dominates)
+    assert (position[better] < position[worse]).all()
+    # The two ends of the front are infinitely far from others: they come before all else.
+    assert {int(objectives[:, 0].argmin()), int(objectives[:, 1].argmin())} == set(order[:2])
