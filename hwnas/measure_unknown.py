@@ -1,4 +1,4 @@
-"""Answer again: measure, outside of any network, the kernels that a prediction only estimated."""
+"""Answer again: measure, without the rest of its network, what a prediction only estimated."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from hwnas.campaign_report import CampaignReport
-from hwnas.missing_kernels import measure_alone
-from hwnas.progress import Progress, Silent
+from hwnas.progress import Progress, Silent, Task
+from predictors.errors import NotFittedError
 from predictors.kernel_latency import KernelLatencyPredictor
 from predictors.network_latency import NetworkLatencyPredictor
-from profilers.isolated_kernels import can_isolate
+from profilers.devices import observed_device
+from profilers.errors import ModelError
+from profilers.excerpts import excerpt_digest
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
+from profilers.measurement import FAMILY_TAG, SURVEY_FAMILY, NetworkMeasurement
+from profilers.onnx_models import OnnxModel
 from profilers.store import MeasurementStore
 
 # Of a kernel that is known but was not measured: expected error, as a share of the latency.
 MIN_VALUE = 5e-4
+SECONDS_EACH, MIN_SECONDS = 1.0, 0.3
+EXCERPT_TAG = "excerpt_of"  # the network's name
 
 
 def measure_unknown(
+    model: OnnxModel,
     kernels: Sequence[Kernel],
     predictor: NetworkLatencyPredictor,
     profiler: AnyProfiler,
@@ -34,21 +40,23 @@ def measure_unknown(
 ) -> NetworkLatencyPredictor:
     """Measure what of a network `predictor` does not know, and let it answer with that.
 
-    Kernels that it does not know come first by what they are worth; then, while time is left, those
-    that it estimates from similar ones and that matter. What the store holds is not measured again,
-    and what could not be run alone before is not tried again.
+    The kernels that it does not know, and those that it estimates from similar ones and that
+    matter, are cut out of the network with what feeds them, and run without the rest. While the
+    machine is too slow to trust, that is repeated as long as there is time. What the store holds is
+    not measured again.
 
     Args:
-        kernels: Of one network, repeated as they occur in it.
+        model: The network.
+        kernels: Of the network, repeated as they occur in it.
         predictor: Fitted on the profiler's target; it is not changed.
         profiler: What measures.
-        seconds: How long it may take; a few kernels are measured whatever it says.
+        seconds: How long it may take; one measurement is made whatever it says.
         store: Where measurements come from and go to; None: they are not kept.
         progress: Told how it goes on.
 
     Returns:
-        A predictor that knows those kernels too; the same one where the target's runtime cannot run
-        kernels alone, or there is nothing to measure.
+        A predictor that knows those kernels of this network too; the same one where the target's
+        runtime does not show what it runs, or there is nothing to measure.
 
     Raises:
         NotFittedError: The predictor was not fitted.
@@ -56,33 +64,41 @@ def measure_unknown(
     """
     start = time.perf_counter()
     progress = progress or Silent()
-    target = profiler.target
-    predictor.check_target(target)
-    known = predictor.kernels_
-    assert known is not None  # or it had no target
-    if not can_isolate(target):
-        progress.say(
-            f"{target.runtime} in {target.precision} cannot run kernels alone: none is measured so"
-        )
-        return predictor
+    predictor.check_target(profiler.target)
     with ExitStack() as stack:
         if store is None:
             store = stack.enter_context(MeasurementStore(":memory:"))
-        wanted = worth_measuring(kernels, known)
-        isolated, failed = store.isolated(target), store.failures(target)
-        todo = [k for k in wanted if k not in isolated and k.key not in failed]
-        if todo:
-            with progress.task("measuring kernels alone", len(todo)) as task:
-                measure_alone(
-                    todo, store, profiler, stop=start + seconds, task=task, report=CampaignReport()
-                )
-            isolated = store.isolated(target)
-    found = {kernel: isolated[kernel] for kernel in wanted if kernel in isolated}
-    return predictor.with_isolated(found) if found else predictor
+        wanted, found = _stored(model.digest, kernels, predictor, store)
+        if wanted and (found is None or found.samples.warning is not None):
+            task = stack.enter_context(progress.task("measuring kernels", seconds))
+            try:
+                found = _measured(model, wanted, profiler, start, seconds, task)
+            except ModelError as error:
+                progress.say(f"not measured: {error}")
+                return predictor
+            store.add(found, observed_device())
+    return _informed(predictor, wanted, found)
+
+
+def with_stored(
+    digest: str,
+    kernels: Sequence[Kernel],
+    predictor: NetworkLatencyPredictor,
+    store: MeasurementStore,
+) -> NetworkLatencyPredictor:
+    """What `measure_unknown` would return if nothing could be measured any more.
+
+    Args:
+        digest: Of the network.
+        kernels: Of the network, repeated as they occur in it.
+        predictor: Fitted; it is not changed.
+        store: What `measure_unknown` has filled.
+    """
+    return _informed(predictor, *_stored(digest, kernels, predictor, store))
 
 
 def worth_measuring(kernels: Sequence[Kernel], known: KernelLatencyPredictor) -> list[Kernel]:
-    """The kernels of a network to measure alone: those not known first, others by their worth.
+    """The kernels of a network to measure: those that are not known, and others by their worth.
 
     That is a kernel's share of the predicted latency, times the error that is expected of it.
     Kernels that were measured are left out, and those that are known and hardly worth anything.
@@ -93,5 +109,62 @@ def worth_measuring(kernels: Sequence[Kernel], known: KernelLatencyPredictor) ->
     _, is_known = known.predict(distinct)
     all_ms = known.estimate(kernels)[0].sum()
     value = ms * np.array([counts[kernel] for kernel in distinct]) / max(all_ms, 1e-12) * error
-    order = np.lexsort((-value, is_known))
-    return [distinct[i] for i in order if not is_known[i] or value[i] >= MIN_VALUE]
+    return [
+        kernel
+        for kernel, known_well, worth in zip(distinct, is_known, value, strict=True)
+        if not known_well or worth >= MIN_VALUE
+    ]
+
+
+def _stored(
+    digest: str,
+    kernels: Sequence[Kernel],
+    predictor: NetworkLatencyPredictor,
+    store: MeasurementStore,
+) -> tuple[list[Kernel], NetworkMeasurement | None]:
+    """What is worth measuring, and the last measurement of exactly that, a trusted one if any."""
+    if predictor.kernels_ is None or predictor.target_ is None:
+        raise NotFittedError("measuring what a predictor does not know comes after its fit")
+    wanted = worth_measuring(kernels, predictor.kernels_)
+    found = store.networks(predictor.target_, digest=excerpt_digest(digest, wanted))
+    trusted = [measurement for measurement in found if measurement.samples.warning is None]
+    usable = trusted or found
+    return wanted, usable[-1] if usable else None
+
+
+def _measured(
+    model: OnnxModel,
+    wanted: Sequence[Kernel],
+    profiler: AnyProfiler,
+    start: float,
+    seconds: float,
+    task: Task,
+) -> NetworkMeasurement:
+    """The excerpt of those kernels, measured until it can be trusted or the time is over."""
+    excerpt = profiler.excerpt(model, wanted)
+    tags = {FAMILY_TAG: SURVEY_FAMILY, EXCERPT_TAG: model.name}
+    longest_s = 0.0
+    while True:
+        begun = time.perf_counter()
+        left_s = max(MIN_SECONDS, seconds - (begun - start))
+        found = profiler.profile(excerpt, seconds=min(SECONDS_EACH, left_s), tags=tags)
+        now = time.perf_counter()
+        longest_s = max(longest_s, now - begun)
+        task.update(min(now - start, seconds))
+        if found.samples.warning is None or now - start + longest_s > seconds:
+            return found
+
+
+def _informed(
+    predictor: NetworkLatencyPredictor,
+    wanted: Sequence[Kernel],
+    measurement: NetworkMeasurement | None,
+) -> NetworkLatencyPredictor:
+    if measurement is None:
+        return predictor
+    runs: dict[Kernel, list[float]] = {kernel: [] for kernel in wanted}
+    for run in measurement.kernels:
+        if run.kernel in runs:
+            runs[run.kernel].append(run.latency_ms)
+    shown_ms = {kernel: float(np.mean(ms)) for kernel, ms in runs.items() if ms}
+    return predictor.with_excerpt(shown_ms) if shown_ms else predictor

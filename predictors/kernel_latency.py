@@ -1,7 +1,7 @@
 """Latency of single kernels in place: physics of their group, a learned correction, how sure it is.
 
 latency = roofline(launch, macs, bytes) · exp(f(features)), f a Gaussian process of the group, both
-learned by `joint_fit.py`. Kernels that were measured alone are looked up.
+learned by `joint_fit.py`. Kernels that were measured outside of networks are looked up.
 """
 
 from __future__ import annotations
@@ -83,24 +83,28 @@ class KernelLatencyPredictor:
         only_alone = {k: ms for k, ms in (alone_ms or {}).items() if k not in seen_in_place}
         return cls(fit, shown).knowing(only_alone), correction
 
-    def knowing(self, alone_ms: Mapping[Kernel, float]) -> Self:
-        """The same predictor, which has also seen these kernels measured alone.
+    def knowing(self, profiled_ms: Mapping[Kernel, float], *, is_alone: bool = True) -> Self:
+        """The same predictor, which has also seen these kernels measured outside of their network.
 
         Two estimates, each by its inverse variance: what was predicted, and what was measured,
         without the profiler's own time and corrected by what measuring alone does to the group.
+
+        Args:
+            profiled_ms: What a profile said of each.
+            is_alone: False: each ran among kernels that feed it, as in its network.
         """
-        kernels = list(alone_ms)
+        kernels = list(profiled_ms)
         predicted_ms, error = self._model(kernels)
         other = copy.copy(self)
         other.measured_ = self.measured_ | {kernel.key for kernel in kernels}
         other.looked_up_ = dict(self.looked_up_)
-        profiled_ms = np.array([alone_ms[kernel] for kernel in kernels])
-        own_ms = self.overhead_.own_ms(profiled_ms)
-        noise = self.overhead_.noise_alone(profiled_ms)
+        found_ms = np.array([profiled_ms[kernel] for kernel in kernels])
+        own_ms, noise = self.overhead_.own_ms(found_ms), self.overhead_.noise_alone(found_ms)
+        factors = self.alone_factor_ if is_alone else {}
         for i, kernel in enumerate(kernels):
             prior = error[i] ** 2 + OWN_STD**2
             weight = prior / (prior + noise[i] ** 2)
-            log_ms = np.log(own_ms[i]) - self.alone_factor_.get(group(kernel), 0.0)
+            log_ms = np.log(own_ms[i]) - factors.get(group(kernel), 0.0)
             other.looked_up_[kernel.key] = (
                 float(np.exp((1 - weight) * np.log(predicted_ms[i]) + weight * log_ms)),
                 float(np.sqrt((1 - weight) * prior)),

@@ -163,14 +163,19 @@ class NetworkLatencyPredictor:
     ) -> None:
         self.kernels_, self.correction_ = KernelLatencyPredictor.learn(networks, alone_ms)
 
-    def with_isolated(self, isolated: Mapping[Kernel, KernelLatency]) -> Self:
-        """The same predictor, which also knows these kernels, measured outside of any network."""
+    def with_excerpt(self, profiled_ms: Mapping[Kernel, float]) -> Self:
+        """The same predictor, which also knows kernels of an excerpt (`profilers/excerpts.py`).
+
+        Args:
+            profiled_ms: What the excerpt's profile says of each.
+
+        Raises:
+            NotFittedError: The predictor was not fitted.
+        """
         if self.kernels_ is None:
-            raise NotFittedError("with_isolated was called before fit")
+            raise NotFittedError("with_excerpt was called before fit")
         other = copy.copy(self)
-        other.kernels_ = self.kernels_.knowing(
-            {kernel: run.latency_ms for kernel, run in isolated.items()}
-        )
+        other.kernels_ = self.kernels_.knowing(profiled_ms, is_alone=False)
         return other
 
     def predict(

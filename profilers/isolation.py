@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from profilers.errors import ModelError, ProfilerError, TargetError
+from profilers.kernels import Kernel
 from profilers.measurement import KernelNode, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
 from profilers.profiler import PATIENCE, Profiler
@@ -103,6 +104,15 @@ class IsolatedProfiler:
             ModelError: The runtime cannot load or run the model, or its process ended over it.
         """
         return cast(tuple[KernelNode, ...], self._call("kernels", [model], 0.0, model))
+
+    def excerpt(self, model: OnnxModel, kernels: Collection[Kernel]) -> OnnxModel:
+        """Cut some kernels of `model` out, as `Profiler.excerpt` does.
+
+        Raises:
+            ModelError: The runtime cannot run the model or does not show its graph, or its process
+                ended over it.
+        """
+        return cast(OnnxModel, self._call("excerpt", [model], 0.0, model, list(kernels)))
 
     def profile(
         self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None

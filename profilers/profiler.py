@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 
 import numpy as np
 
 from profilers.energy import EnergyPerRun, energy_counter, measure_energy
-from profilers.errors import TargetError
+from profilers.errors import ModelError, TargetError
+from profilers.excerpts import make_excerpt
 from profilers.kernel_times import kernel_latencies_ms
+from profilers.kernels import Kernel
 from profilers.measurement import KernelLatency, KernelNode, NetworkMeasurement
 from profilers.memory import computed_peak_bytes, process_peak_bytes
 from profilers.nvidia import gpu_slowdown
@@ -91,6 +93,23 @@ class Profiler:
         """
         with closing(self._runtime.profiled_session(model, self._feed(model))) as session:
             return session.trace().nodes
+
+    def excerpt(self, model: OnnxModel, kernels: Collection[Kernel]) -> OnnxModel:
+        """Cut some kernels of `model` out, to be measured without the rest; see `excerpts.py`.
+
+        Raises:
+            ModelError: The runtime cannot run the model, or does not show the graph it runs.
+        """
+        feed = self._feed(model)
+        with closing(self._runtime.profiled_session(model, feed)) as session:
+            trace = session.trace()
+            if trace.graph is None:
+                raise ModelError(
+                    f"{self.target.runtime} does not show what it makes of {model.name}: its "
+                    f"kernels cannot be measured without the rest"
+                )
+            graph = trace.graph()
+        return make_excerpt(model, graph, trace.nodes, kernels, feed)
 
     def profile(
         self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None

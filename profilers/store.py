@@ -312,8 +312,10 @@ class MeasurementStore:
                 for (record,) in self._connection.execute("SELECT record FROM device ORDER BY id")
             ]
 
-    def networks(self, target: Target | None = None) -> list[NetworkMeasurement]:
-        """All measurements, in the order in which they were made; of one target, or of all."""
+    def networks(
+        self, target: Target | None = None, *, digest: str | None = None
+    ) -> list[NetworkMeasurement]:
+        """Measurements in the order in which they were made, of one target and model or of all."""
         with self._errors("read", *_DAMAGE), self._snapshot():
             targets = {
                 key: Target.from_dict(json.loads(text))
@@ -323,10 +325,14 @@ class MeasurementStore:
                 key: Kernel.from_key(text)
                 for key, text in self._connection.execute("SELECT id, key FROM kernel")
             }
+            wanted = "(?1 IS NULL OR target = ?1) AND (?2 IS NULL OR digest = ?2)"
+            given = (target.key if target else None, digest)
             runs: dict[int, list[KernelLatency]] = {}
             for network, name, kernel, latency_ms, n_samples in self._connection.execute(
-                "SELECT network, name, kernel, latency_ms, n_samples FROM network_kernel "
-                "ORDER BY network, position"
+                f"SELECT network, name, kernel, latency_ms, n_samples FROM network_kernel "
+                f"WHERE network IN (SELECT id FROM network WHERE {wanted}) "
+                f"ORDER BY network, position",
+                given,
             ):
                 runs.setdefault(network, []).append(
                     KernelLatency(name, kernels[kernel], latency_ms, n_samples)
@@ -334,8 +340,8 @@ class MeasurementStore:
             scalars = ", ".join(_SCALARS)
             rows = self._connection.execute(
                 f"SELECT id, target, tags, wall_ms, cpu_ms, switches, faults, chunk, slowdown, "
-                f"{scalars} FROM network WHERE ?1 IS NULL OR target = ?1 ORDER BY id",
-                (target.key if target else None,),
+                f"{scalars} FROM network WHERE {wanted} ORDER BY id",
+                given,
             ).fetchall()
             return [
                 NetworkMeasurement(

@@ -104,6 +104,9 @@ class MadeUpProfiler:
     def kernels(self, model):
         return Profiler(self.target).kernels(model)
 
+    def excerpt(self, model, kernels):
+        return Profiler(self.target).excerpt(model, kernels)
+
     def profile(self, model, *, seconds=2.0, tags=None):
         if self.limit is not None and len(self.measured) >= self.limit:
             raise KeyboardInterrupt

@@ -36,7 +36,7 @@ def bench_families(bench: PredictorBench) -> dict[str, Any]:
 
     Returns:
         Plain data: `survey`, `unmeasured` and, where `bench.measure_seconds` says so, `measured`:
-        predictions before and after unknown kernels were measured alone, over all families, by
+        predictions before and after unknown kernels were measured, over all families, by
         family, and one by one.
 
     Raises:
@@ -119,7 +119,8 @@ def _questions(bench: PredictorBench, family: str) -> list[Question]:
     with MeasurementStore(bench.database(FAMILY)) as store, bench.profiler(store) as profiler:
         measured = {m.digest: m for m in store.networks(bench.target)}
         for seed in range(bench.n_per_family):
-            model = sample_network(family, seed, batch=bench.target.batch)
+            make = partial(sample_network, family, seed, batch=bench.target.batch)
+            model = make()
             if model.digest not in measured:
                 continue
             try:
@@ -127,7 +128,7 @@ def _questions(bench: PredictorBench, family: str) -> list[Question]:
             except ModelError as error:
                 bench.progress.say(f"not asked for: {error}")
                 continue
-            found.append(Question(kernels, measured[model.digest]))
+            found.append(Question(make, kernels, measured[model.digest]))
     return found
 
 

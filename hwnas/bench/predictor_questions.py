@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hwnas.bench.predictor_setup import ALONE, PredictorBench, judge
-from hwnas.measure_unknown import measure_unknown, worth_measuring
+from hwnas.bench.predictor_setup import EXCERPTS, PredictorBench, judge
+from hwnas.measure_unknown import measure_unknown, with_stored
 from predictors.network_latency import LatencyPrediction, NetworkLatencyPredictor
 from profilers.kernels import Kernel
 from profilers.measurement import NetworkMeasurement
+from profilers.onnx_models import OnnxModel
 from profilers.store import MeasurementStore
 
 MIN_SECONDS = 1.0  # left of those to measure the kernels of a network: for less it does not go on
@@ -24,10 +25,12 @@ class Question:
     """A network to predict.
 
     Attributes:
+        make: The model; called when something of it is to be measured.
         kernels: What the target's runtime makes of it, found without timing it.
         measurement: What it takes in truth; no prediction sees it.
     """
 
+    make: Callable[[], OnnxModel]
     kernels: tuple[Kernel, ...]
     measurement: NetworkMeasurement
 
@@ -53,18 +56,16 @@ def predict(
 def informed_predictors(
     bench: PredictorBench, questions: Sequence[Question], predictor: NetworkLatencyPredictor
 ) -> list[NetworkLatencyPredictor]:
-    """For each question, `predictor` with the network's unknown kernels measured alone.
+    """For each question, `predictor` with the network's unknown kernels measured.
 
-    Each network has its own `bench.measure_seconds`, in all runs of the command together. A kernel
-    that several of them have is measured once.
+    Each network has its own `bench.measure_seconds`, in all runs of the command together.
     """
     assert bench.measure_seconds is not None
-    assert predictor.kernels_ is not None
-    with MeasurementStore(bench.database(ALONE)) as store:
+    with MeasurementStore(bench.database(EXCERPTS)) as store:
         if bench.is_new:
             with (
                 bench.profiler(store) as profiler,
-                bench.progress.task("measuring kernels alone, by network", len(questions)) as task,
+                bench.progress.task("measuring kernels, by network", len(questions)) as task,
             ):
                 for i, question in enumerate(questions):
                     task.update(i, note=question.measurement.name)
@@ -72,18 +73,16 @@ def informed_predictors(
                     left_s = bench.measure_seconds - spent_s
                     if left_s < MIN_SECONDS:
                         continue
+                    model = question.make()
                     start = time.perf_counter()
                     measure_unknown(
-                        question.kernels, predictor, profiler, seconds=left_s, store=store
+                        model, question.kernels, predictor, profiler, seconds=left_s, store=store
                     )
                     bench.ledger.put(_spent(bench, question), spent_s + time.perf_counter() - start)
-        found = store.isolated(bench.target)
-    informed = []
-    for question in questions:
-        wanted = worth_measuring(question.kernels, predictor.kernels_)
-        own = {kernel: found[kernel] for kernel in wanted if kernel in found}
-        informed.append(predictor.with_isolated(own) if own else predictor)
-    return informed
+        return [
+            with_stored(question.measurement.digest, question.kernels, predictor, store)
+            for question in questions
+        ]
 
 
 def seconds_spent(bench: PredictorBench, question: Question) -> float:
@@ -92,7 +91,7 @@ def seconds_spent(bench: PredictorBench, question: Question) -> float:
 
 
 def _spent(bench: PredictorBench, question: Question) -> str:
-    return f"kernels of {question.measurement.digest}, {bench.target.key}"
+    return f"excerpt of {question.measurement.digest}, {bench.target.key}"
 
 
 def judge_questions(questions: Sequence[Question], answer: LatencyPrediction) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from profilers.targets import Target
 FloatArray = NDArray[np.float64]
 
 TRAINING, SURVEY, FAMILY = "", "survey", "families"  # databases
-HELD_OUT, CHOSEN, ALONE, ZOO = "held-out", "chosen", "alone", "zoo"
+HELD_OUT, CHOSEN, EXCERPTS, ZOO = "held-out", "chosen", "excerpts", "zoo"
 MIN_LEFT = 0.02  # of the minutes of a campaign: for less it does not go on
 MAX_TRIES = 2  # of one network, in all runs together
 

@@ -52,7 +52,7 @@ def bench_zoo(bench: PredictorBench) -> dict[str, Any]:
 
     Returns:
         Plain data: `unmeasured` and, where `bench.measure_seconds` says so, `measured`: predictions
-        before and after unknown kernels were measured alone; `not_asked`: names with the reason.
+        before and after unknown kernels were measured; `not_asked`: names with the reason.
 
     Raises:
         PredictorError: Too little was measured.
@@ -139,5 +139,5 @@ def _questions(
                 except ProfilerError as error:
                     failed.append(Stranger(stranger.name, stranger.path, str(error)))
                     continue
-                questions.append(Question(kernels, measured[asked.digest]))
+                questions.append(Question(asked.make, kernels, measured[asked.digest]))
     return questions, failed

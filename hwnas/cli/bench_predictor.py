@@ -191,5 +191,5 @@ def _show_speed(found: dict[str, Any]) -> None:
 
 _BOTH = (
     ("unmeasured", "nothing of them measured"),
-    ("measured", "unknown kernels measured alone"),
+    ("measured", "unknown kernels measured"),
 )

@@ -251,8 +251,9 @@ def _measured(
         IsolatedProfiler(target, references_ms=store.references_ms(target)) as profiler,
     ):
         return measure_unknown(
-            kernels, answer.predictor, profiler, seconds=seconds, store=store, progress=progress
-        )
+            answer.model, kernels, answer.predictor, profiler,
+            seconds=seconds, store=store, progress=progress,
+        )  # fmt: skip
 
 
 def _suggestions(answer: _Answer, n: int, progress: Progress) -> list[Suggestion]:

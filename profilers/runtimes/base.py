@@ -7,11 +7,12 @@ How samples are taken, judged and summed up is the same for all runtimes and is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from profilers.measurement import KernelNode
@@ -33,12 +34,15 @@ class KernelTrace:
             for the durations (whole microseconds); None: the durations are exact.
         peak_memory_bytes: Most bytes of tensors in use at once; weights and inputs are not in it.
             None: the runtime does not say.
+        graph: Called before the session is closed: the model as the runtime runs it, with the
+            tensors that `nodes` name, weights included. None: the runtime does not show it.
     """
 
     nodes: tuple[KernelNode, ...]
     duration_us: FloatArray
     start_us: FloatArray | None = None
     peak_memory_bytes: int | None = None
+    graph: Callable[[], onnx.ModelProto] | None = None
 
     def without_first(self, n_runs: int) -> KernelTrace:
         """The trace without its first runs: the warm-up."""

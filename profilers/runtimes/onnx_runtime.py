@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +207,16 @@ class ProfiledOnnxSession(OnnxSession):
         """Read the profile of all runs; there is none after it."""
         events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
         path = Path(self._folder.name) / "optimized.onnx"
-        if path.exists():
+        has_graph = path.exists()
+        if has_graph:
             graph = onnx.load_model(path, load_external_data=False).graph
         else:
             graph = self._model.proto.graph
         trace = read_trace(events, graph, provider=self._provider, digest=self._model.digest)
-        # A device that runs behind the CPU: a node's event ends when the node has been started.
-        return as_one_kernel(trace, events, self._model) if self._is_asynchronous else trace
+        if self._is_asynchronous:
+            # The device runs behind the CPU: a node's event ends when the node has been started.
+            return as_one_kernel(trace, events, self._model)
+        return replace(trace, graph=partial(onnx.load_model, path)) if has_graph else trace
 
     def close(self) -> None:
         """Remove the profile and the graph."""

@@ -98,6 +98,7 @@ class ProfiledEagerSession(CpuSession):
         super().run()
         self._peak_bytes = peak_bytes(record(super().run, memory=True))
         self._nodes = tuple(node.node for node in loaded.torch_model.nodes)
+        self._proto = loaded.model.proto
         self._clock_ns = clock_ns
         self._elapsed_ns: list[int] = []
         for node in loaded.torch_model.nodes:
@@ -113,7 +114,9 @@ class ProfiledEagerSession(CpuSession):
     def trace(self) -> KernelTrace:
         """Times of all nodes in all runs."""
         rows = np.array(self._elapsed_ns, dtype=np.float64).reshape(-1, len(self._nodes))
-        return KernelTrace(self._nodes, rows / 1e3, peak_memory_bytes=self._peak_bytes)
+        return KernelTrace(
+            self._nodes, rows / 1e3, peak_memory_bytes=self._peak_bytes, graph=lambda: self._proto
+        )
 
 
 class ProfiledCompiledSession(CpuSession):

@@ -1,11 +1,12 @@
-from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from hwnas.families import sample_network
-from hwnas.measure_unknown import MIN_VALUE, measure_unknown, worth_measuring
+from hwnas.measure_unknown import MIN_VALUE, measure_unknown, with_stored, worth_measuring
 from predictors.errors import NotFittedError, WrongTargetError
 from predictors.network_latency import NetworkLatencyPredictor
+from profilers.errors import ModelError
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import make_target
@@ -14,9 +15,29 @@ TARGET = make_target()
 
 
 @pytest.fixture(scope="module")
-def kernels():
-    """Of a network with kinds of kernels that the tiny space does not have."""
-    return [node.kernel for node in Profiler(TARGET).kernels(sample_network("temporal", 6))]
+def model():
+    """With kinds of kernels that the tiny space does not have."""
+    return sample_network("temporal", 6)
+
+
+@pytest.fixture(scope="module")
+def kernels(model):
+    return [node.kernel for node in Profiler(TARGET).kernels(model)]
+
+
+@pytest.fixture
+def measure(tiny_predictor, model, kernels, made_up_profiler):
+    """Ask with one option or another changed."""
+
+    def call(**options):
+        asked = {"predictor": tiny_predictor, "profiler": made_up_profiler(TARGET), "seconds": 60}
+        asked |= {"kernels": kernels, **options}
+        kernels_, predictor, profiler = (
+            asked.pop(name) for name in ("kernels", "predictor", "profiler")
+        )
+        return measure_unknown(model, kernels_, predictor, profiler, **asked)
+
+    return call
 
 
 def unknown_of(predictor, kernels):
@@ -25,68 +46,85 @@ def unknown_of(predictor, kernels):
 
 
 def test_what_was_not_known_is_known_afterwards_and_the_predictor_is_not_changed(
-    tiny_predictor, kernels, made_up_profiler
+    tiny_predictor, kernels, measure
 ):
     before = tiny_predictor.predict([kernels])
-    informed = measure_unknown(kernels, tiny_predictor, made_up_profiler(TARGET), seconds=60)
+    informed = measure()
     assert unknown_of(tiny_predictor, kernels)
-    assert len(unknown_of(informed, kernels)) < len(unknown_of(tiny_predictor, kernels))
+    assert not unknown_of(informed, kernels)
     assert informed.predict([kernels]).known_share[0] > before.known_share[0]
     assert tiny_predictor.predict([kernels]).latency_ms[0] == before.latency_ms[0]
 
 
-def test_the_unknown_come_first_and_among_them_the_most_valuable(tiny_predictor, kernels):
-    order = worth_measuring(kernels, tiny_predictor.kernels_)
-    unknown = unknown_of(tiny_predictor, kernels)
-    n_unknown = sum(kernel in unknown for kernel in order)
-    assert set(order[:n_unknown]) == unknown
-    ms, error = tiny_predictor.kernels_.estimate(order)
-    counts = Counter(kernels)
-    worth = [m * e * counts[k] for m, e, k in zip(ms, error, order, strict=True)]
-    assert worth[:n_unknown] == sorted(worth[:n_unknown], reverse=True)
-    total_ms = tiny_predictor.kernels_.estimate(kernels)[0].sum()
-    assert all(value >= MIN_VALUE * total_ms for value in worth[n_unknown:])
-
-
-def test_what_is_stored_is_not_measured_again(tiny_predictor, kernels, made_up_profiler, tmp_path):
-    with MeasurementStore(tmp_path / "m.db") as store:
-        first, second = (
-            measure_unknown(
-                kernels, tiny_predictor, made_up_profiler(TARGET), seconds=60, store=store
-            )
-            for _ in range(2)
-        )
-        n_measured = len(made_up_profiler.measured)
-        measure_unknown(kernels, tiny_predictor, made_up_profiler(TARGET), seconds=60, store=store)
-        assert store.isolated(TARGET)
-    assert len(made_up_profiler.measured) == n_measured > 0
-    assert first.predict([kernels]).latency_ms[0] == second.predict([kernels]).latency_ms[0]
-
-
-def test_time_that_is_over_ends_it_after_the_first_few(tiny_predictor, kernels, made_up_profiler):
-    measure_unknown(kernels, tiny_predictor, made_up_profiler(TARGET), seconds=1e-9)
-    assert len(made_up_profiler.measured) <= 1
-
-
-def test_a_target_that_runs_no_kernel_alone_gets_the_same_predictor(
-    tiny_predictor, kernels, made_up_profiler, monkeypatch
+def test_the_unknown_are_worth_measuring_and_others_by_what_they_may_be_off(
+    tiny_predictor, kernels
 ):
-    monkeypatch.setattr("hwnas.measure_unknown.can_isolate", lambda target: False)
+    wanted = worth_measuring(kernels, tiny_predictor.kernels_)
+    assert unknown_of(tiny_predictor, kernels) <= set(wanted)
+    assert len(wanted) == len(set(wanted))
+    total_ms = tiny_predictor.kernels_.estimate(kernels)[0].sum()
+    for kernel in set(kernels) - set(wanted):
+        (ms,), (error,) = tiny_predictor.kernels_.estimate([kernel])
+        is_measured = kernel.key in tiny_predictor.kernels_.measured_
+        assert is_measured or kernels.count(kernel) * ms * error < MIN_VALUE * total_ms
+
+
+def test_what_is_stored_is_not_measured_again(
+    tiny_predictor, model, kernels, measure, made_up_profiler, tmp_path
+):
+    with MeasurementStore(tmp_path / "m.db") as store:
+        assert with_stored(model.digest, kernels, tiny_predictor, store) is tiny_predictor
+        first, second = (measure(store=store) for _ in range(2))
+        assert len(made_up_profiler.measured) == 1
+        third = with_stored(model.digest, kernels, tiny_predictor, store)
+    answers = {p.predict([kernels]).latency_ms[0] for p in (first, second, third)}
+    assert len(answers) == 1
+    assert answers != {tiny_predictor.predict([kernels]).latency_ms[0]}
+
+
+def test_what_cannot_be_trusted_is_measured_again_while_there_is_time(
+    measure, made_up_profiler, monkeypatch, tmp_path
+):
+    trusted = made_up_profiler(TARGET)
+    measured_once = trusted.profile
+
+    def disturbed_at_first(model, **options):
+        found = measured_once(model, **options)
+        if len(made_up_profiler.measured) % 3 == 0:
+            return found
+        slow = replace(found.samples, slowdown=found.samples.slowdown + 9.0)
+        return replace(found, samples=slow)
+
+    monkeypatch.setattr(trusted, "profile", disturbed_at_first)
+    with MeasurementStore(tmp_path / "m.db") as store:
+        measure(profiler=trusted, seconds=1e-9, store=store)
+        assert len(made_up_profiler.measured) == 1
+        assert store.networks(TARGET)[-1].samples.warning is not None
+        measure(profiler=trusted, store=store)
+        assert len(made_up_profiler.measured) == 3
+        assert store.networks(TARGET)[-1].samples.warning is None
+
+
+def test_a_target_that_does_not_show_what_it_runs_gets_the_same_predictor(
+    tiny_predictor, measure, made_up_profiler, monkeypatch
+):
     profiler = made_up_profiler(TARGET)
-    assert measure_unknown(kernels, tiny_predictor, profiler, seconds=60) is tiny_predictor
+
+    def refuse(model, kernels):
+        raise ModelError("it does not show its graph")
+
+    monkeypatch.setattr(profiler, "excerpt", refuse)
+    assert measure(profiler=profiler) is tiny_predictor
     assert not made_up_profiler.measured
 
 
-def test_nothing_to_measure_gives_the_same_predictor(tiny_predictor, made_up_profiler):
-    profiler = made_up_profiler(TARGET)
-    assert measure_unknown([], tiny_predictor, profiler, seconds=60) is tiny_predictor
+def test_nothing_to_measure_gives_the_same_predictor(tiny_predictor, measure, made_up_profiler):
+    assert measure(kernels=[]) is tiny_predictor
+    assert not made_up_profiler.measured
 
 
-def test_a_predictor_that_cannot_speak_of_the_target_is_refused(
-    tiny_predictor, kernels, made_up_profiler
-):
-    other = made_up_profiler(make_target(threads=2))
+def test_a_predictor_that_cannot_speak_of_the_target_is_refused(measure, made_up_profiler):
     with pytest.raises(WrongTargetError):
-        measure_unknown(kernels, tiny_predictor, other, seconds=1)
+        measure(profiler=made_up_profiler(make_target(threads=2)))
     with pytest.raises(NotFittedError):
-        measure_unknown(kernels, NetworkLatencyPredictor(), made_up_profiler(TARGET), seconds=1)
+        measure(predictor=NetworkLatencyPredictor())

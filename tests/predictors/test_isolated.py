@@ -97,6 +97,24 @@ def test_a_group_that_is_slower_alone_is_corrected_if_enough_were_measured_both_
         assert ms == pytest.approx(1.5 ** (1 - share) * kernel_ms(new), rel=0.1)
 
 
+def test_what_isolation_does_to_a_group_is_not_taken_off_what_ran_among_others(
+    measured, make_conv, kernel_ms
+):
+    pointwise = {
+        run.kernel: 1.5 * kernel_ms(run.kernel)
+        for m in measured
+        for run in m.kernels
+        if run.kernel.attribute("kernel_shape") == (1, 1)
+    }
+    learned, _ = KernelLatencyPredictor.learn(measured, dict(list(pointwise.items())[:9]))
+    new = make_conv(64, 64, 28)
+    alone, among = (
+        learned.knowing({new: kernel_ms(new)}, is_alone=is_alone) for is_alone in (True, False)
+    )
+    (alone_ms,), (among_ms,) = alone.estimate([new])[0], among.estimate([new])[0]
+    assert alone_ms < 0.95 * among_ms
+
+
 class TestNetworks:
     @pytest.fixture(scope="class")
     @classmethod
@@ -116,7 +134,7 @@ class TestNetworks:
     ):
         asked = [[far], *random_networks(3, seed=4)]
         before = fitted.predict(asked)
-        informed = fitted.with_isolated(isolated)
+        informed = fitted.with_excerpt({far: isolated[far].latency_ms})
         found, after = informed.predict(asked), fitted.predict(asked)
         for name in before.__dataclass_fields__:
             assert np.array_equal(getattr(before, name), getattr(after, name)), name
@@ -128,6 +146,6 @@ class TestNetworks:
         assert informed.calibrations_ == fitted.calibrations_
         assert informed.held_out_ is not None
 
-    def test_fit_comes_first(self, isolated):
+    def test_fit_comes_first(self):
         with pytest.raises(NotFittedError):
-            NetworkLatencyPredictor().with_isolated(isolated)
+            NetworkLatencyPredictor().with_excerpt({})

@@ -117,8 +117,8 @@ def test_a_level_of_ones_choice_makes_the_interval_wider_or_narrower(hwnas, stac
 def test_unknown_kernels_are_measured_and_the_answer_given_again(hwnas, stack, fitted, monkeypatch):
     calls = []
 
-    def measure(kernels, predictor, profiler, *, seconds, store=None, progress=None):
-        calls.append((len(kernels), profiler.target, seconds))
+    def measure(model, kernels, predictor, profiler, *, seconds, store=None, progress=None):
+        calls.append((model.name, len(kernels), profiler.target, seconds))
         better = load_predictor(fitted)
         better.correction_ = predictor.correction_
         better.level = 0.5
@@ -129,7 +129,7 @@ def test_unknown_kernels_are_measured_and_the_answer_given_again(hwnas, stack, f
         hwnas, "stack.onnx --predictor predictor.npz --suggest 0 --measure --measure-seconds 7 "
         "--measurements m.db",
     )  # fmt: skip
-    assert calls == [(found["n_kernels"], make_target(), 7.0)]
+    assert calls == [("stack", found["n_kernels"], make_target(), 7.0)]
     assert found["level"] == 0.5
     before = found["before_measuring"]
     assert before["high_ms"] - before["low_ms"] > found["high_ms"] - found["low_ms"]
