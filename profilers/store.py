@@ -79,7 +79,7 @@ _SCALARS = (
     "energy_mj", "energy_relative_spread", "reference_ms",
 )  # fmt: skip
 # What damaged text and arrays raise when they are decoded; SQLite checks only its own structure.
-_DAMAGE = (ValueError, KeyError, TypeError)
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class MeasurementStore:

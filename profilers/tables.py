@@ -39,7 +39,10 @@ SPACE_TAG = "space"
 _DESCRIPTION = ("kind", "attributes", "inputs", "outputs", "macs", "bytes")  # of a kernel
 
 # What damaged files and texts raise when they are decoded.
-_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError)
+_DAMAGE = (
+    pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError,
+    RecursionError,
+)  # fmt: skip
 
 
 def write_measurements(
@@ -377,13 +380,15 @@ def _read_table(path: Path, kind: str | None) -> pa.Table:
     """Read a table that this module wrote; `kind` None: any of them."""
     try:
         table = pq.read_table(path)
+        table.validate(full=True)
+        columns = set(table.column_names)
+        said = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise StoreError(
             f"cannot read {path} as a table of measurements: {reason}. Name a folder that "
             f"write_measurements or `hwnas table` wrote, or a measurement database"
         ) from None
-    said = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     found = said.get("hwnas_table", "")
     if found not in TABLES or said.get("hwnas_format") != TABLES_FORMAT:
         raise StoreError(
@@ -393,7 +398,7 @@ def _read_table(path: Path, kind: str | None) -> pa.Table:
         )
     if kind is not None and found != kind:
         raise StoreError(f"{path} holds {found}, not {kind}: ask for kind={found!r}")
-    missing = [name for name in TABLES[found][1] if name not in table.column_names]
+    missing = [name for name in TABLES[found][1] if name not in columns]
     if missing:
         raise StoreError(f"{path} has no column {missing[0]!r}: it is damaged, restore it")
     return table

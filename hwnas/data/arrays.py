@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from hwnas.data.folders import PARTS, check_parts
 from hwnas.data.kinds import WHAT_IS_NEEDED
 from hwnas.data.splits import DataSet, Split, check_split, three_splits
 from hwnas.errors import DataError
+
+MAX_BYTES = 2**36  # of all arrays of a file, unpacked
 
 
 def to_inputs(where: str, array: NDArray[Any]) -> torch.Tensor:
@@ -74,8 +74,11 @@ def load_npz(name: str, path: Path) -> DataSet:
             loaded = np.load(raw, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it holds a single array without a name")
+            n_bytes = sum(member.file_size for member in loaded.zip.infolist())
+            if n_bytes > MAX_BYTES:  # a small file may unpack to anything
+                raise ValueError(f"it unpacks to {n_bytes:,} bytes, more than {MAX_BYTES:,}")
             arrays = {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # of zipfile, zlib and NumPy: they share no other base
         raise DataError(
             f"{name}: cannot read {path}: {error}; write it by numpy.savez, with arrays of numbers"
         ) from None

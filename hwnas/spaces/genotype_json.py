@@ -28,7 +28,7 @@ def read(text: str, choices: tuple[Choice, ...]) -> tuple[Genotype, BoolArray]:
     expected = 'an object such as {"depth": 2, "width": 16}'
     try:
         given = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SpaceError(f"a genotype must be JSON, {expected}: {error}") from None
     if not isinstance(given, dict):
         raise SpaceError(f"a genotype must be {expected}, got {text.strip()[:40]}")
