@@ -9,18 +9,20 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
 from hwnas.bench.tables import SearchTable
 from hwnas.spaces.base import Genotype
 
-__all__ = ["PEERS", "Meter", "Spent", "missing", "version"]
+__all__ = ["PEERS", "SAMPLERS", "Meter", "SampledStudy", "Spent", "missing", "version"]
 
 POPULATION_SIZE = 20
 PROPOSALS_PER_EVALUATION = 50  # a peer that proposes known or missing ones only has to end
@@ -112,38 +114,80 @@ def _pymoo_nsga2(meter: Meter, seed: int) -> None:
             algorithm.tell(infills=asked)
 
 
-def _optuna(make_sampler: Callable[[int], BaseSampler]) -> Callable[[Meter, int], None]:
-    def run(meter: Meter, seed: int) -> None:
-        space = meter.table.space
-        distributions: dict[str, Any] = {
-            choice.name: optuna.distributions.CategoricalDistribution(tuple(range(n)))
-            for choice, n in zip(space.choices, space.n_options, strict=True)
-        }
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                study = optuna.create_study(
-                    directions=["minimize", "minimize"], sampler=make_sampler(seed)
-                )
-                while True:
-                    trial = study.ask(distributions)
-                    found = meter.evaluate(tuple(trial.params[c.name] for c in space.choices))
-                    if found is None:
-                        study.tell(trial, state=TrialState.FAIL)
-                    else:
-                        study.tell(trial, found)
-        finally:
-            optuna.logging.set_verbosity(verbosity)
+# Optuna's samplers by name, made from a seed.
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    "optuna-gp": lambda seed: GPSampler(seed=seed),
+    "optuna-nsga2": lambda seed: NSGAIISampler(population_size=POPULATION_SIZE, seed=seed),
+    "optuna-tpe": lambda seed: TPESampler(multivariate=True, seed=seed),
+}
 
-    return run
+
+class SampledStudy:
+    """A study of Optuna, in memory, whose sampler proposes architectures of a table.
+
+    Args:
+        name: Of the sampler.
+        table: What is searched.
+        seed: Of the sampler.
+    """
+
+    def __init__(self, name: str, table: SearchTable, *, seed: int) -> None:
+        self._names = [choice.name for choice in table.space.choices]
+        self._distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(tuple(range(n)))
+            for name, n in zip(self._names, table.space.n_options, strict=True)
+        }
+        with _quiet():
+            self._study = optuna.create_study(
+                directions=["minimize", "minimize"], sampler=SAMPLERS[name](seed)
+            )
+        self._asked: optuna.Trial | None = None
+
+    def ask(self) -> Genotype:
+        """The architecture that the sampler wants evaluated."""
+        with _quiet():
+            self._asked = self._study.ask(self._distributions)
+        return tuple(self._asked.params[name] for name in self._names)
+
+    def tell(self, found: tuple[float, float] | None) -> None:
+        """The objectives of the last architecture; None if it is not in the table."""
+        assert self._asked is not None
+        with _quiet():
+            if found is None:
+                self._study.tell(self._asked, state=TrialState.FAIL)
+            else:
+                self._study.tell(self._asked, found)
+
+    def add(self, genotype: Genotype, objectives: tuple[float, float]) -> None:
+        """Take a trial over that somebody else proposed."""
+        params = dict(zip(self._names, genotype, strict=True))
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params=params, distributions=self._distributions, values=objectives
+            )
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _optuna(name: str, meter: Meter, seed: int) -> None:
+    study = SampledStudy(name, meter.table, seed=seed)
+    while True:
+        study.tell(meter.evaluate(study.ask()))
 
 
 PEERS: Mapping[str, Callable[[Meter, int], None]] = {
-    "optuna-gp": _optuna(lambda seed: GPSampler(seed=seed)),
-    "optuna-nsga2": _optuna(lambda seed: NSGAIISampler(population_size=POPULATION_SIZE, seed=seed)),
-    "optuna-tpe": _optuna(lambda seed: TPESampler(multivariate=True, seed=seed)),
+    **{name: partial(_optuna, name) for name in SAMPLERS},
     "pymoo-nsga2": _pymoo_nsga2,
 }
 

@@ -22,6 +22,7 @@ from hwnas.errors import ConfigError, DataError, unknown_name
 from hwnas.spaces.base import Choice, Genotype, GenotypeArray, SearchSpace, Shape
 from hwnas.spaces.choices import BoolArray
 from hwnas.strategies.base import Costs, Problem
+from hwnas.strategies.proposals import as_genotype
 
 __all__ = ["SearchTable", "TableSpace", "read_search_table"]
 
@@ -70,6 +71,10 @@ class SearchTable:
     def row(self, genotype: Genotype) -> int | None:
         """Number of the row of an architecture; None if it is not in the table."""
         return self._index.get(np.array(genotype, dtype=np.int64).tobytes())
+
+    def genotype(self, row: int) -> Genotype:
+        """The architecture of a row."""
+        return as_genotype(self.space.rows[row])
 
     def objectives(self, row: int) -> tuple[float, float]:
         """What evaluating a row gives: error and latency."""
@@ -141,7 +146,7 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
     """
     try:
         frame = pd.read_parquet(path)
-    except (OSError, ValueError) as reason:
+    except Exception as reason:  # of Arrow and pandas: they share no other base
         raise DataError(f"cannot read the table {path}: {reason}") from None
     choices = [name for name in frame.columns if name.startswith(CHOICE_PREFIX)]
     if not choices:

@@ -36,6 +36,12 @@ def search(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the curves with bands, as HTML.")
     ] = None,
+    overhead: Annotated[
+        int | None,
+        typer.Option(
+            "--overhead", min=1, help="Instead: time ask and tell when so many trials are known."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluations that each strategy needs to 99, 99.5 and 99.9 % of the true hypervolume.
@@ -49,13 +55,17 @@ def search(
     from hwnas.bench.search import bench_search, draw_curves
     from hwnas.errors import ConfigError
 
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    if overhead is not None:
+        _overhead(table, accuracy, latency, names, overhead, latency_known, as_json)
+        return
     if plot is not None and not plot.parent.is_dir():
         raise ConfigError(f"the folder of --plot {plot} does not exist: make it first")
     record = bench_search(
         table,
         accuracy=accuracy,
         latency=latency,
-        strategies=[name.strip() for name in strategies.split(",") if name.strip()],
+        strategies=names,
         n_evaluations=evaluations,
         n_seeds=seeds,
         latency_is_known=latency_known,
@@ -73,6 +83,47 @@ def search(
         f"median of {seeds} seeds (quartiles)",
         ("", "99 %", "99.5 %", "99.9 %", f"after {evaluations}", "s a search", "ms ask + tell"),
         [_row(name, found) for name, found in record["strategies"].items()],
+    )
+
+
+def _overhead(
+    table: Path,
+    accuracy: str,
+    latency: str,
+    names: list[str],
+    n_told: int,
+    latency_known: bool,
+    as_json: bool,
+) -> None:
+    from hwnas.bench.overhead import bench_overhead
+
+    record = bench_overhead(
+        table,
+        accuracy=accuracy,
+        latency=latency,
+        strategies=names,
+        n_told=n_told,
+        latency_is_known=latency_known,
+        progress=ConsoleProgress(),
+    )
+    for name, reason in record["not_available"].items():
+        typer.echo(f"{name}: {reason}", err=True)
+    if as_json:
+        print_json(record)
+        return
+    print_table(
+        f"ask and tell with {n_told:,} known trials of {table.name}",
+        ("", "ms, median", "longest", "ms of the CPU", "candidates a second of it"),
+        [
+            [
+                name,
+                f"{1e3 * found['ask_tell_s']:.1f}",
+                f"{1e3 * found['ask_tell_longest_s']:.1f}",
+                f"{1e3 * found['ask_tell_cpu_s']:.1f}",
+                "" if (rate := found["candidates_per_cpu_s"]) is None else f"{rate:,.0f}",
+            ]
+            for name, found in record["strategies"].items()
+        ],
     )
 
 

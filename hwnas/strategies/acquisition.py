@@ -1,9 +1,9 @@
 """Expected hypervolume improvement for two minimised objectives, exact, for many candidates.
 
-Both objectives are lognormal: errors and latencies are positive, and predicted on a log scale. A
-latency that is known is the limit of no deviation. The area that a candidate would add lies under
-the staircase of the front; each stair is a product of two one-dimensional expectations, since the
-two predictions are independent.
+Each objective is predicted as it is, or on a log scale above a floor. A latency that is known is
+the limit of no deviation. The area that a candidate would add lies under the staircase of the
+front; each stair is a product of two one-dimensional expectations, since the two predictions are
+independent.
 
 Reference:
     Emmerich et al., Computing expected improvement: EHVI in O(n log n), 2011;
@@ -13,12 +13,13 @@ Reference:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-__all__ = ["LogNormal", "expected_gain"]
+__all__ = ["LogNormal", "Normal", "Prediction", "expected_gain"]
 
 FloatArray = NDArray[np.float64]
 MIN_DEVIATION = 1e-9
@@ -26,9 +27,33 @@ REACH = 4.0  # deviations that a result may lie below its mean
 CHUNK = 4096  # candidates at once, so that memory stays small
 
 
+class Prediction(Protocol):
+    """What is believed of one quantity of n candidates."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def middle(self) -> FloatArray:
+        """The quantity is as likely above as below, `(n,)`."""
+        ...
+
+    @property
+    def hopeful(self) -> FloatArray:
+        """The quantity is hardly ever below, `(n,)`."""
+        ...
+
+    def part(self, rows: slice | NDArray[np.int64]) -> Self:
+        """The predictions of some candidates."""
+        ...
+
+    def shortfall(self, bounds: FloatArray) -> FloatArray:
+        """How far the quantity is expected below each bound, E[max(bound - x, 0)], `(n, m)`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class LogNormal:
-    """Predictions of a positive quantity: its log has this mean and deviation, `(n,)` each."""
+class Normal:
+    """Predictions of any quantity: it has this mean and deviation, `(n,)` each."""
 
     mean: FloatArray
     deviation: FloatArray
@@ -36,18 +61,65 @@ class LogNormal:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def part(self, rows: slice | NDArray[np.int64]) -> LogNormal:
+    @property
+    def middle(self) -> FloatArray:
+        """The means, `(n,)`."""
+        return self.mean
+
+    @property
+    def hopeful(self) -> FloatArray:
+        """Some deviations below the means, `(n,)`."""
+        return self.mean - REACH * self.deviation
+
+    def part(self, rows: slice | NDArray[np.int64]) -> Normal:
         """The predictions of some candidates."""
-        return LogNormal(self.mean[rows], self.deviation[rows])
+        return Normal(self.mean[rows], self.deviation[rows])
 
     def shortfall(self, bounds: FloatArray) -> FloatArray:
-        """How far the quantity is expected below each bound, never less than 0, `(n, m)`.
-
-        E[max(bound - x, 0)], the price of a put option.
-        """
-        bounds = np.maximum(bounds, 0.0)
+        """E[max(bound - x, 0)], as in expected improvement, `(n, m)`."""
+        gap = bounds - self.mean[:, None]
         if not self.deviation.any():
-            return np.asarray(np.maximum(bounds - np.exp(self.mean)[:, None], 0.0))
+            return np.asarray(np.maximum(gap, 0.0))
+        deviation = np.maximum(self.deviation, MIN_DEVIATION)[:, None]
+        z = gap / deviation
+        density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+        return np.asarray(np.maximum(gap * ndtr(z) + deviation * density, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class LogNormal:
+    """Predictions of a quantity above a floor: the log of what it exceeds it by is normal.
+
+    Attributes:
+        mean: Of the log, `(n,)`.
+        deviation: Of the log, `(n,)`.
+        floor: What the quantity always exceeds.
+    """
+
+    mean: FloatArray
+    deviation: FloatArray
+    floor: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def middle(self) -> FloatArray:
+        """The medians, `(n,)`."""
+        return np.asarray(self.floor + np.exp(self.mean))
+
+    @property
+    def hopeful(self) -> FloatArray:
+        """Some deviations below the medians, `(n,)`."""
+        return np.asarray(self.floor + np.exp(self.mean - REACH * self.deviation))
+
+    def part(self, rows: slice | NDArray[np.int64]) -> LogNormal:
+        """The predictions of some candidates."""
+        return LogNormal(self.mean[rows], self.deviation[rows], self.floor)
+
+    def shortfall(self, bounds: FloatArray) -> FloatArray:
+        """E[max(bound - x, 0)], the price of a put option, `(n, m)`."""
+        bounds = np.maximum(bounds - self.floor, 0.0)
         deviation = np.maximum(self.deviation, MIN_DEVIATION)[:, None]
         mean = self.mean[:, None]
         with np.errstate(divide="ignore"):
@@ -57,7 +129,7 @@ class LogNormal:
 
 
 def expected_gain(
-    error: LogNormal, latency: LogNormal, front: FloatArray, reference: tuple[float, float]
+    error: Prediction, latency: Prediction, front: FloatArray, reference: tuple[float, float]
 ) -> FloatArray:
     """The hypervolume that each candidate is expected to add, `(n,)`.
 
@@ -68,7 +140,7 @@ def expected_gain(
         reference: Upper corner of the volume, same order.
 
     Example:
-        >>> certain = LogNormal(np.log([0.5]), np.array([0.0]))
+        >>> certain = Normal(np.array([0.5]), np.array([0.0]))
         >>> float(expected_gain(certain, certain, np.array([[0.25, 0.75]]), (1.0, 1.0))[0])
         0.125
     """
@@ -80,9 +152,8 @@ def expected_gain(
     heights = np.concatenate([[reference[0]], best[is_step]])
     ends = np.concatenate([inside[is_step, 1], [reference[1]]])
     # Where even the hopeful end of the predictions is dominated, there is nothing to compute.
-    hopeful = np.exp([p.mean - REACH * p.deviation for p in (error, latency)])
-    to_beat = np.append(heights, 0.0)[np.searchsorted(ends, hopeful[1], side="right")]
-    found = np.flatnonzero(hopeful[0] < to_beat)
+    to_beat = np.append(heights, 0.0)[np.searchsorted(ends, latency.hopeful, side="right")]
+    found = np.flatnonzero(error.hopeful < to_beat)
     gain = np.zeros(len(error))
     for start in range(0, len(found), CHUNK):
         rows = found[start : start + CHUNK]

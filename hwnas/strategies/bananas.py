@@ -8,9 +8,10 @@ import numpy as np
 
 from hwnas.pareto import best_first
 from hwnas.spaces.base import Genotype, GenotypeArray
-from hwnas.strategies.acquisition import LogNormal, expected_gain
+from hwnas.strategies.acquisition import Normal, expected_gain
 from hwnas.strategies.base import Costs, FloatArray, Problem, Trial
 from hwnas.strategies.cells import Cell
+from hwnas.strategies.description import log
 from hwnas.strategies.encoding import Encoding
 from hwnas.strategies.ensemble import Ensemble, fit_ensemble
 from hwnas.strategies.proposals import Proposals, as_genotype
@@ -20,7 +21,6 @@ __all__ = ["Bananas"]
 N_PARENTS = 16  # the best trials, whose neighbours are candidates
 N_MUTANTS, N_RANDOM = 128, 128  # further candidates for a proposal
 STEP, GROWTH = 5, 1.05  # the ensemble is trained anew after so many trials, or so much growth
-SMALLEST = 1e-4  # error and latency in ms, to take logs
 
 
 class Bananas:
@@ -85,19 +85,19 @@ class Bananas:
         said = self._ensemble().predict(self._inputs(candidates))
         # Independent Thompson sampling: each candidate has a draw of its own.
         drawn = said.mean(axis=0) + said.std(axis=0) * rng.standard_normal(said.shape[1:])
-        log_error = drawn[:, 0]
-        log_latency = _log(costs.latency_ms) if _is_known(costs) else drawn[:, 1]
+        error = np.exp(drawn[:, 0])
+        latency_ms = costs.latency_ms if _is_known(costs) else np.exp(drawn[:, 1])
         objectives = np.array(self._objectives)
-        slowest_ms = max(objectives[:, 1].max(), float(np.exp(log_latency).max()))
         certain = np.zeros(len(candidates))
+        slowest_ms = max(objectives[:, 1].max(), latency_ms.max())
         gain = expected_gain(
-            LogNormal(log_error, certain),
-            LogNormal(log_latency, certain),
+            Normal(error, certain),
+            Normal(latency_ms, certain),
             objectives,
             (max(1.0, float(objectives[:, 0].max())), float(slowest_ms)),
         )
         # Where no draw adds anything, the smallest error drawn.
-        return as_genotype(candidates[np.lexsort((log_error, -gain))[0]])
+        return as_genotype(candidates[np.lexsort((error, -gain))[0]])
 
     def _candidates(self, rng: np.random.Generator) -> GenotypeArray:
         """The best trials with one choice changed or a few, and some random networks."""
@@ -115,7 +115,7 @@ class Bananas:
         if self._fitted is None or self._fitted[0] != n:
             genotypes = np.array(self._genotypes[:n], dtype=np.int64)
             is_known = _is_known(self.problem.predict(genotypes))
-            targets = _log(np.array(self._objectives[:n])[:, : 1 if is_known else 2])
+            targets = log(np.array(self._objectives[:n])[:, : 1 if is_known else 2])
             # Three numbers: a stream that no proposal draws from.
             rng = np.random.default_rng([self._seed, n, 0])
             inputs = self._inputs(genotypes)
@@ -134,8 +134,3 @@ class Bananas:
 def _is_known(costs: Costs) -> bool:
     """Whether the problem predicts latency."""
     return not bool(np.isnan(costs.latency_ms).any())
-
-
-def _log(values: FloatArray) -> FloatArray:
-    logs: FloatArray = np.log(np.maximum(values, SMALLEST))
-    return logs

@@ -63,6 +63,10 @@ class GaussianProcess:
     Args:
         encoding: Of the space.
         n_steps: Iterations of L-BFGS in `learn`.
+
+    Attributes:
+        loss_: Negative log density of what was learnt from, up to a constant that all models of
+            the same trials share, in the unit of the values; set by `learn`.
     """
 
     def __init__(self, encoding: Encoding, *, n_steps: int = 40) -> None:
@@ -84,6 +88,7 @@ class GaussianProcess:
         self._prior = np.concatenate([mean for mean, _ in (*heads, *logs)])
         self._spread = np.concatenate([np.full(len(m), spread) for m, spread in (*heads, *logs)])
         self._vector = self._prior.copy()
+        self.loss_ = np.inf
         # Far outside of the prior a kernel of few trials need not have a Cholesky root.
         reach = 3 * self._spread
         self._bounds = list(zip(self._prior - reach, self._prior + reach, strict=True))
@@ -98,16 +103,18 @@ class GaussianProcess:
             inputs: One-hot columns, then those of the parts, `(n, k)`.
             values: `(n,)`, any unit.
         """
+        target, _, scale = _standardised(values)
         found = minimize(
             self._loss,
             self._prior,
-            args=(inputs, _standardised(values)[0]),
+            args=(inputs, target),
             jac=True,
             method="L-BFGS-B",
             bounds=self._bounds,
             options={"maxiter": self.n_steps},
         )
         self._vector = found.x
+        self.loss_ = float(found.fun) + len(values) * np.log(scale)
         return self
 
     def fit(self, inputs: FloatArray, candidates: FloatArray) -> Posterior:
@@ -284,6 +291,11 @@ class Posterior:
     candidates: FloatArray
     reduced: tuple[FloatArray, ...]
     variance: FloatArray
+
+    @property
+    def n_trials(self) -> int:
+        """Trials that it is conditioned on."""
+        return len(self.root)
 
     def extended(self, inputs: FloatArray) -> Posterior:
         """Condition on one more trial, `(k,)`."""

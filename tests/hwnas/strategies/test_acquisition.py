@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from hwnas import pareto
-from hwnas.strategies.acquisition import LogNormal, expected_gain
+from hwnas.strategies.acquisition import LogNormal, Normal, expected_gain
 
 FRONT = np.array([[0.5, 1.0], [0.3, 2.0], [0.1, 5.0], [0.6, 3.0]])  # the last is dominated
 REFERENCE = (1.0, 8.0)
 
 
 def certain(*values):
-    return LogNormal(np.log(values), np.zeros(len(values)))
+    return Normal(np.array(values), np.zeros(len(values)))
 
 
 def test_without_doubt_the_gain_is_the_hypervolume_that_the_candidate_adds():
@@ -24,17 +24,23 @@ def test_without_doubt_the_gain_is_the_hypervolume_that_the_candidate_adds():
     assert gain[2] == gain[3] == 0  # slower than the reference, and dominated
 
 
-@pytest.mark.parametrize("doubt_of_latency", [0.0, 0.4])
-def test_with_doubt_it_is_the_mean_over_what_may_come(doubt_of_latency):
+@pytest.mark.parametrize("doubt", [0.0, 0.4])
+@pytest.mark.parametrize("kind", [Normal, LogNormal])
+def test_with_doubt_it_is_the_mean_over_what_may_come(kind, doubt):
     rng = np.random.default_rng(0)
+    mean = 2.5 if kind is Normal else np.log(2.5)
     error = LogNormal(np.log([0.25]), np.array([0.5]))
-    latency = LogNormal(np.log([2.5]), np.array([doubt_of_latency]))
-    drawn = np.exp(rng.normal(size=(4000, 2)) * (0.5, doubt_of_latency) + np.log([0.25, 2.5]))
+    latency = kind(np.array([mean]), np.array([doubt]))
+    errors = np.exp(np.log(0.25) + 0.5 * rng.normal(size=4000))
+    latencies = mean + doubt * rng.normal(size=4000)
+    drawn = np.column_stack([errors, latencies if kind is Normal else np.exp(latencies)])
     before = pareto.hypervolume(FRONT, REFERENCE)
     added = [pareto.hypervolume(np.vstack([FRONT, pair]), REFERENCE) - before for pair in drawn]
     standard_error = np.std(added) / len(added) ** 0.5
     gain = expected_gain(error, latency, FRONT, REFERENCE)[0]
     assert gain == pytest.approx(np.mean(added), abs=4 * standard_error)
+    assert latency.middle == pytest.approx([2.5])
+    assert latency.hopeful[0] <= drawn[:, 1].min() + 1e-12
 
 
 def test_before_anything_is_known_the_gain_is_the_whole_box():
@@ -45,7 +51,7 @@ def test_before_anything_is_known_the_gain_is_the_whole_box():
 def test_many_candidates_are_the_same_as_one_at_a_time():
     rng = np.random.default_rng(1)
     error, latency = (
-        LogNormal(rng.normal(size=5000), rng.uniform(0.1, 1, size=5000)) for _ in range(2)
+        kind(rng.normal(size=5000), rng.uniform(0.1, 1, size=5000)) for kind in (LogNormal, Normal)
     )
     gain = expected_gain(error, latency, FRONT, REFERENCE)
     for i in (0, 4095, 4096, 4999):

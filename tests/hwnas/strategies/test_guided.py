@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwnas import pareto
-from hwnas.strategies import Evolution, Guided, RandomSearch, Trial
+from hwnas.strategies import Evolution, Guided, RandomSearch, SpaceExhaustedError, Trial
 from hwnas.strategies.guided import _relevant
 
 
@@ -33,12 +33,12 @@ def volume(objectives):
 
 
 @pytest.mark.parametrize("latency_is_known", [True, False])
-def test_forty_trials_dominate_more_than_others_do(make_toy, latency_is_known):
+def test_twenty_five_trials_dominate_more_than_others_do(make_toy, latency_is_known):
     toy = make_toy()
     problem = toy.problem if latency_is_known else without_latency(toy.problem)
-    guided = volume(objectives_of(Guided(problem, seed=0), toy, 40))
+    guided = volume(objectives_of(Guided(problem, seed=0), toy, 25))
     for other in (Evolution, RandomSearch):
-        assert guided > volume(objectives_of(other(toy.problem, seed=0), toy, 40))
+        assert guided > volume(objectives_of(other(toy.problem, seed=0), toy, 25))
 
 
 def test_the_first_proposals_come_from_equal_parts_of_the_feasible_latencies(make_toy):
@@ -56,13 +56,28 @@ def test_what_runs_already_is_not_worth_running_again(make_toy):
     strategy = Guided(toy.problem, seed=0)
     objectives_of(strategy, toy, 16)
     genotypes, _ = strategy._pool
-    before = strategy._model().gain()
+    before = strategy._belief().gain()
     best = int(before.argmax())
     running = tuple(genotypes[best].tolist())
     strategy.tell(Trial(16, running, None))
-    after = strategy._model().gain()
+    after = strategy._belief().gain()
     assert after[best] < 0.7 * before[best]
     assert after.sum() < before.sum()  # those like it gain less, too
+
+
+def test_networks_slower_than_any_so_far_are_worth_something(make_toy):
+    toy = make_toy()
+    problem = without_latency(toy.problem)
+    strategy = Guided(problem, seed=0)
+    drawn = problem.space.sample(np.random.default_rng(0), 300)
+    latency_ms = toy.problem.predict(drawn).latency_ms
+    for number, row in enumerate(drawn[np.argsort(latency_ms)[:60]].tolist()):
+        genotype = tuple(row)
+        strategy.tell(Trial(number, genotype, toy.objectives(genotype)))
+    slowest_ms = np.sort(latency_ms)[59]
+    assert strategy._belief().reference[1] > 1.5 * slowest_ms
+    proposed_ms = [toy.objectives(strategy.ask())[1] for _ in range(5)]
+    assert max(proposed_ms) > slowest_ms
 
 
 def test_of_many_trials_those_near_the_front_are_learnt_from():
@@ -82,6 +97,24 @@ def test_an_error_of_zero_is_learnt_from_too(make_toy):
         genotype = strategy.ask()
         strategy.tell(Trial(number, genotype, (0.0 if number % 2 else 0.5, 1.0 + number)))
     assert toy.problem.is_feasible(np.array([strategy.ask()])).all()
+
+
+@pytest.mark.parametrize("objectives", [(0.5, 2.0), (0.0, 2.0)])
+def test_objectives_that_are_all_the_same_are_no_error(make_toy, objectives):
+    toy = make_toy(limit_ms=3.0)
+    strategy = Guided(toy.problem, seed=0, n_initial=4)
+    for number in range(8):
+        strategy.tell(Trial(number, strategy.ask(), objectives))
+    assert toy.problem.is_feasible(np.array([strategy.ask()])).all()
+
+
+def test_trials_of_a_wider_budget_do_not_hide_that_nothing_is_feasible(make_toy):
+    wide, narrow = (make_toy(n_stages=1, n_layers=2, limit_ms=limit) for limit in (None, 0.01))
+    strategy = Guided(narrow.problem, seed=0, n_initial=2)
+    for number, row in enumerate(wide.problem.space.all_genotypes()[:6].tolist()):
+        strategy.tell(Trial(number, tuple(row), wide.objectives(tuple(row))))
+    with pytest.raises(SpaceExhaustedError):
+        strategy.ask()
 
 
 def test_one_initial_trial_is_refused(make_toy):
