@@ -35,7 +35,7 @@ class Network(nn.Module):
     """The blocks of an architecture in a row: `(n, *input_shape)` to the last block's output.
 
     Convolutions and linear layers begin with the weights of `_initialise`, all other layers with
-    those that they give themselves.
+    those that they give themselves; so do all layers of a block whose module says `keeps_weights`.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -47,7 +47,9 @@ class Network(nn.Module):
             blocks.append(block.build(shape))
             shape, input_type = count(block, shape, input_type).out_shape, "float32"
         self.blocks = nn.Sequential(*blocks)
-        self.blocks.apply(_initialise)
+        for module in self.blocks:
+            if not getattr(module, "keeps_weights", False):
+                module.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(n, n_classes)` of a batch `(n, *input_shape)`."""

@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 import numpy as np
 
 from hwnas.errors import ConfigError, unknown_name
-from hwnas.spaces.base import Block, SearchSpace, Shape
+from hwnas.spaces.base import Block, SearchSpace, Shape, SpaceError
 from hwnas.spaces.darts import darts_space
 from hwnas.spaces.fbnet import fbnet_space, proxylessnas_space
 from hwnas.spaces.gpt import gpt_space
@@ -105,6 +105,8 @@ def _made(
         if is_of_tokens:
             return factory(input_shape, n_classes, vocabulary=vocabulary)
         return factory(input_shape, n_classes)
+    except SpaceError:  # it says itself what is wrong
+        raise
     except ValueError as error:
         raise ConfigError(f"space {name!r} does not fit this data: {error}") from None
 
