@@ -16,11 +16,25 @@ from hwnas.bench.peers import PEERS, Meter, Spent, missing, version
 from hwnas.bench.tables import REFERENCE, SearchTable, read_search_table
 from hwnas.errors import ConfigError, unknown_name
 from hwnas.progress import Progress
-from hwnas.strategies import STRATEGIES, SpaceExhaustedError, Trial, make_strategy
+from hwnas.strategies import (
+    NEEDS_GUIDE,
+    STRATEGIES,
+    SpaceExhaustedError,
+    Trial,
+    make_strategy,
+    needs_data,
+)
 from hwnas.strategies.base import Proposal
 from profilers.devices import this_device
 
-__all__ = ["Run", "bench_search", "draw_curves", "run_strategy"]
+__all__ = [
+    "DEFAULT_STRATEGY",
+    "Run",
+    "bench_search",
+    "check_strategies",
+    "draw_curves",
+    "run_strategy",
+]
 
 FloatArray = NDArray[np.float64]
 DEFAULT_STRATEGY = "guided"  # what `default` stands for
@@ -90,6 +104,21 @@ def run_strategy(
     return Run(curve, meter.n_missing, meter.n_repeated, ask_tell_s, seconds)
 
 
+def check_strategies(names: Sequence[str]) -> None:
+    """Make sure that there is a strategy, or peer, of each name; and that there are names.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if not names:
+        raise ConfigError("name at least one strategy, such as default,random")
+    for name in names:
+        if name not in (known := ["default", *STRATEGIES, *PEERS]):
+            raise ConfigError(unknown_name("strategy", name, known))
+        if name in NEEDS_GUIDE:
+            raise ConfigError(needs_data(name))
+
+
 def bench_search(
     path: Path,
     *,
@@ -115,11 +144,7 @@ def bench_search(
         raise ConfigError(
             f"at least one evaluation and seed are needed, got {n_evaluations=}, {n_seeds=}"
         )
-    if not strategies:
-        raise ConfigError("name at least one strategy, such as default,random")
-    for name in strategies:
-        if name not in (known := ["default", *STRATEGIES, *PEERS]):
-            raise ConfigError(unknown_name("strategy", name, known))
+    check_strategies(strategies)
     table = read_search_table(path, accuracy=accuracy, latency=latency)
     reasons = {name: reason for name in strategies if (reason := missing(name))}
     runs: dict[str, list[Run]] = {name: [] for name in strategies if name not in reasons}

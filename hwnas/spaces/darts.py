@@ -80,9 +80,12 @@ class _OnState(nn.Module):
         self.step = step
         self.shapes = shapes
 
-    def forward(self, x: Tensor) -> Tensor:
-        """A packed state to the next, `(n, features)`; after the last step, `(n, n_classes)`."""
-        y: Tensor | State = self.step(self._parts(x))
+    def forward(self, x: Tensor | State) -> Tensor:
+        """A packed state to the next, `(n, features)`; after the last step, `(n, n_classes)`.
+
+        Of the tensors of a state, too, as pieces of a network are exported.
+        """
+        y: Tensor | State = self.step(x if isinstance(x, list) else self._parts(x))
         return _packed(y) if isinstance(y, list) else y
 
     def _parts(self, x: Tensor) -> State:

@@ -12,8 +12,6 @@ from torch import Tensor
 from hwnas.spaces.base import GenotypeArray, SearchSpace
 from hwnas.supernet.mixture import ArchitectureWeights
 
-N_BASES = 16
-
 # From genotypes `(n, len(choices))` to milliseconds, `(n,)`.
 PredictLatency = Callable[[GenotypeArray], NDArray[np.float64]]
 
@@ -42,28 +40,18 @@ def option_latencies(
     return np.split(means, np.cumsum(space.n_options)[:-1])
 
 
-def expected_latency(
-    weights: ArchitectureWeights,
-    space: SearchSpace,
-    predict: PredictLatency,
-    rng: np.random.Generator,
-    *,
-    n_bases: int = N_BASES,
-) -> Tensor:
-    """Mean latency of networks drawn from `weights`, in ms: a scalar whose gradient is unbiased.
+def expected_latency(weights: ArchitectureWeights, given: list[NDArray[np.float64]]) -> Tensor:
+    """Mean latency of networks drawn from `weights`, in ms: a scalar with a gradient.
 
     The derivative of the expectation by the probability of an option is the expectation with that
-    option given, whatever the latency depends on. Both are estimated on the same drawn networks, so
-    no latency has to be a sum over choices, and widths and depths count like all others.
+    option given, whatever the latency depends on. So no latency has to be a sum over choices, and
+    widths and depths count like all others. With `given` from networks that were drawn from
+    `weights`, value and gradient are unbiased.
 
     Args:
         weights: Of the options.
-        space: Of the weights.
-        predict: Latencies; it is called once, with `n_bases` times all options, 10^3 to 10^4.
-        rng: Stream to draw from.
-        n_bases: Networks drawn.
+        given: What `option_latencies` says.
     """
-    given = option_latencies(weights.sample(rng, n_bases), space, predict)
     means = torch.stack(
         [
             (probability * torch.from_numpy(latency).to(probability)).sum()

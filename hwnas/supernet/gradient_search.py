@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hwnas.data.splits import DataSet, Split, stratified_order
-from hwnas.spaces.base import Genotype
+from hwnas.spaces.base import Genotype, GenotypeArray
 from hwnas.strategies.base import Problem
-from hwnas.supernet.expected_latency import expected_latency
+from hwnas.supernet.expected_latency import expected_latency, option_latencies
 from hwnas.supernet.mixture import ArchitectureWeights, Draw, Mixture, Relaxation
 from hwnas.supernet.sampling import Sampler
 from hwnas.supernet.supernet import Supernet
@@ -29,6 +30,8 @@ from hwnas.training import (
     seeded,
 )
 
+N_BASES = 32  # networks drawn to know what options take
+N_LOOKS = 50  # at latencies, in a search: of some spaces many networks are dear to predict
 N_CANDIDATES = 1024  # networks drawn at the end, of which the likeliest feasible one is taken
 
 
@@ -140,6 +143,8 @@ class _Session:
             self.weights.parameters(), lr=settings.learning_rate, betas=(0.5, 0.999)
         )
         self.first_latency_ms: float | None = None
+        self.latencies: list[NDArray[np.float64]] = []  # of the options, as known last
+        self.next_look = 0.0  # share of the steps
         self.last_loss = torch.zeros(())
 
     def step(self, step: int) -> None:
@@ -161,7 +166,8 @@ class _Session:
         self.optimizer.step()
         self.last_loss = loss.detach()
         if progress >= self.settings.warmup_share:
-            self._train_architecture(self.mixture.draw(rng, temperature=temperature), rng)
+            draw = self.mixture.draw(rng, temperature=temperature)
+            self._train_architecture(draw, progress, rng)
 
     def check(self, step: int) -> None:
         """Raise TrainingDivergedError if the last loss is not finite."""
@@ -172,10 +178,11 @@ class _Session:
                 f"at learning rate {self.recipe.learning_rate:g}; lower the learning rate"
             )
 
-    def _train_architecture(self, draw: Draw, rng: np.random.Generator) -> None:
+    def _train_architecture(self, draw: Draw, progress: float, rng: np.random.Generator) -> None:
         batch = next(self.streams[1])
         loss = self._loss(draw, *batch)
-        total = loss + self._policy_loss(draw, loss.detach(), batch, rng) + self._latency_loss(rng)
+        total = loss + self._policy_loss(draw, loss.detach(), batch, rng)
+        total = total + self._latency_loss(progress, rng)
         logits = list(self.weights.parameters())
         gradients = torch.autograd.grad(total, logits, allow_unused=True)
         for parameter, gradient in zip(logits, gradients, strict=True):
@@ -205,16 +212,24 @@ class _Session:
         logs = (self.weights.log_probability(path, drawn) for path in (draw.genotype, other))
         return 0.5 * advantage * (next(logs) - next(logs))
 
-    def _latency_loss(self, rng: np.random.Generator) -> Tensor | float:
+    def _latency_loss(self, progress: float, rng: np.random.Generator) -> Tensor | float:
         if self.problem is None or not self.settings.latency_weight:
             return 0.0
-        predict = self.problem.predict
-        expected = expected_latency(
-            self.weights, self.supernet.space, lambda rows: predict(rows).latency_ms, rng
-        )
+        if progress >= self.next_look:
+            self.latencies = option_latencies(
+                self.weights.sample(rng, N_BASES),
+                self.supernet.space,
+                self._latency_ms,
+            )
+            self.next_look = progress + 1 / N_LOOKS
+        expected = expected_latency(self.weights, self.latencies)
         if self.first_latency_ms is None:
             self.first_latency_ms = float(expected.detach())
         return self.settings.latency_weight * expected / self.first_latency_ms
+
+    def _latency_ms(self, genotypes: GenotypeArray) -> NDArray[np.float64]:
+        assert self.problem is not None
+        return self.problem.predict(genotypes).latency_ms
 
     def _loss(self, draw: Draw, inputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the mixture."""

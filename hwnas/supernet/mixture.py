@@ -149,8 +149,9 @@ class Mixture:
             )
             return Draw(genotype, weights=tuple(torch.softmax(values, dim=0) for values in noisy))
         rival = list(genotype)
+        probabilities = self.weights.probabilities()
         for column in self.mixed:  # the second path without replacement
-            rest = self.weights.probabilities()[column].detach().double().cpu().numpy().copy()
+            rest = probabilities[column].detach().double().cpu().numpy().copy()
             rest[genotype[column]] = 0.0
             if rest.sum() > 0:
                 rival[column] = int(rng.choice(len(rest), p=rest / rest.sum()))
@@ -162,38 +163,48 @@ class Mixture:
         Raises:
             ConfigError: A slot would have to run too many blocks at once.
         """
-        for slot, table in enumerate(self.supernet.space.slot_tables):
-            mixed = [column for column in table.columns if column in self.mixed]
+        for slot in range(len(self.supernet.space.slots)):
             if draw.rival is None:
-                x = self._summed(x, slot, draw, mixed)
+                x = self._summed(x, slot, draw)
             else:
-                x = self._gated(x, slot, draw.genotype, draw.rival, mixed)
+                x = self._gated(x, slot, draw.genotype, draw.rival)
         return x
 
-    def _summed(self, x: Tensor, slot: int, draw: Draw, mixed: list[int]) -> Tensor:
-        """All blocks that the mixed choices can give, by the products of their weights."""
+    def shares(self, slot: int, draw: Draw) -> dict[Block | None, Tensor]:
+        """The blocks that the mixed choices can give a slot, by the products of their weights.
+
+        Raises:
+            ConfigError: They are too many to run beside each other.
+        """
+        table = self.supernet.space.slot_tables[slot]
+        mixed = [column for column in table.columns if column in self.mixed]
         shares: dict[Block | None, Tensor] = {}
         for options in product(*(range(len(draw.weights[column])) for column in mixed)):
             block = self._block(slot, draw.genotype, dict(zip(mixed, options, strict=True)))
-            share = torch.ones((), device=x.device)
+            share = torch.ones((), device=self.supernet.device)
             for column, option in zip(mixed, options, strict=True):
                 share = share * draw.weights[column][option]
             shares[block] = shares[block] + share if block in shares else share
         if len(shares) > MAX_MIXED:
             raise ConfigError(
                 f"slot {slot} of space {self.supernet.space.name!r} would run {len(shares)} blocks "
-                f"at once, more than {MAX_MIXED}; use relaxation 'two-path'"
+                f"at once, more than {MAX_MIXED}; use relaxation 'two-path', as the strategy "
+                f"'proxylessnas' does"
             )
+        return shares
+
+    def _summed(self, x: Tensor, slot: int, draw: Draw) -> Tensor:
+        shares = self.shares(slot, draw)
         if len(shares) == 1:
             return self._run(slot, next(iter(shares)), x)
         return torch.stack(
             [share * self._run(slot, block, x) for block, share in shares.items()]
         ).sum(dim=0)
 
-    def _gated(
-        self, x: Tensor, slot: int, genotype: Genotype, rival: Genotype, mixed: list[int]
-    ) -> Tensor:
+    def _gated(self, x: Tensor, slot: int, genotype: Genotype, rival: Genotype) -> Tensor:
         """The first path's block, and a gate through which the difference to the second's acts."""
+        table = self.supernet.space.slot_tables[slot]
+        mixed = [column for column in table.columns if column in self.mixed]
         first, second = (
             self._block(slot, path, {column: path[column] for column in mixed})
             for path in (genotype, rival)

@@ -152,7 +152,7 @@ class Supernet(nn.Module):
         y: Tensor = functional_call(skeleton.module, tensors, (x,), tie_weights=False)
         return y
 
-    def recalibrate(self, genotype: Genotype, batches: Iterable[Tensor]) -> None:
+    def recalibrate(self, genotype: Genotype, batches: Iterable[Tensor]) -> Network:
         """Compute the subnet's own statistics of batch norm, and keep them for eval mode.
 
         They are forgotten where the weights may change (in train mode, on loading), where they
@@ -161,14 +161,20 @@ class Supernet(nn.Module):
         Args:
             genotype: Which subnet.
             batches: Inputs `(n, *input_shape)`, as it gets them in training.
+        Returns:
+            The subnet, as `extract` gives it.
         """
         network = self._assembled(genotype)
         recalibrate_batch_norm(network, batches)
         key = (self.input_shape(genotype), self.path(genotype))
-        self._statistics[key] = tuple(statistics_of(block) for block in network.blocks)
+        self._statistics[key] = tuple(
+            {name: values.clone() for name, values in statistics_of(block).items()}
+            for block in network.blocks
+        )
         self._statistics.move_to_end(key)
         if len(self._statistics) > MAX_RECALIBRATED:
             self._statistics.popitem(last=False)
+        return network
 
     def extract(self, genotype: Genotype) -> Network:
         """The subnet as an ordinary network with copies of its weights, in eval mode.

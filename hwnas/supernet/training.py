@@ -278,6 +278,6 @@ def evaluate_subnet(
     """
     shape = supernet.input_shape(genotype)
     device = supernet.device
-    supernet.recalibrate(genotype, (x.to(device) for x in calibration_batches(data, shape)))
-    network = supernet.extract(genotype)
+    batches = (x.to(device) for x in calibration_batches(data, shape))
+    network = supernet.recalibrate(genotype, batches)
     return evaluate(network, data, split or data.validation, input_shape=shape)

@@ -1,25 +1,17 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from hwnas.baselines import Dense
 from hwnas.data import load_data
 from hwnas.evaluators.supernet import SupernetEvaluator
 from hwnas.spaces.base import Choice, SearchSpace
-from hwnas.strategies import Problem, Trial
-from hwnas.strategies.base import Costs
+from hwnas.strategies import Trial
 from hwnas.supernet import Supernet, make_way
 from hwnas.supernet.training import evaluate_subnet, train_supernet
 from hwnas.training import Recipe, seeded
 
 WIDTHS = (4, 64)
-
-
-def predict(genotypes):
-    latency_ms = np.array(WIDTHS)[genotypes[:, 0]] / 1000
-    ones = np.ones(len(genotypes), dtype=np.int64)
-    return Costs(latency_ms, latency_ms, latency_ms, ones.astype(float), ones, ones)
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +29,21 @@ def space():
     )
 
 
-def test_a_subnets_objectives_are_its_error_with_inherited_weights_and_its_latency(space, wine):
+def test_a_subnets_objective_is_its_error_with_inherited_weights(space, wine):
     with seeded(0):
         supernet = Supernet(space)
     way = make_way("single-path", space, seed=0)
     train_supernet(supernet, wine, Recipe(30, 16), way, seed=0)
-    evaluate = SupernetEvaluator(Problem(space, predict), wine, supernet)
+    evaluate = SupernetEvaluator(space, wine, supernet)
     for number, genotype in enumerate([(0,), (1,)]):
         evaluation = evaluate(Trial(number, genotype, None))
-        error, latency_ms = evaluation.objectives
+        (error,) = evaluation.objectives
         assert 1 - error == pytest.approx(evaluate_subnet(supernet, genotype, wine).accuracy)
         assert evaluation.result["val_accuracy"] == pytest.approx(1 - error)
-        assert latency_ms == WIDTHS[genotype[0]] / 1000
     assert error < 0.2
 
 
 def test_a_supernet_of_another_space_is_refused(space, wine):
     other = replace(space, choices=(Choice("width", (8, 16)),))
     with pytest.raises(ValueError, match="the supernet is of the space 'narrow', not of"):
-        SupernetEvaluator(Problem(space, predict), wine, Supernet(other))
+        SupernetEvaluator(space, wine, Supernet(other))

@@ -7,7 +7,36 @@ import numpy as np
 import pytest
 
 from hwnas.spaces.base import Choice, SearchSpace
+from hwnas.strategies import NEEDS_GUIDE, Guide
+from hwnas.strategies import make_strategy as make_named
 from hwnas.strategies.base import Costs, Problem
+
+# Of these the guide is a list, of the others it has distributions, too.
+ONLY_RANKED = ("ofa", "spos")
+
+
+def toy_guide(name, problem, seed):
+    """What could have been learned; some of its list is over the budget, or there twice."""
+    rng = np.random.default_rng([seed, 99])
+    drawn = problem.space.sample(rng, 4)
+    ranked = np.concatenate([drawn, drawn[:1], problem.space.canonical(drawn)])
+    policies = () if name in ONLY_RANKED else (_policy(problem, rng), _policy(problem, rng))
+    return Guide(tuple(map(tuple, ranked.tolist())), policies=policies)
+
+
+def _policy(problem, rng):
+    return tuple(tuple(rng.dirichlet([1.0] * n).tolist()) for n in problem.space.n_options)
+
+
+@pytest.fixture(scope="session")
+def make_strategy():
+    """Makes any strategy by its name; one that needs a guide gets one."""
+
+    def make(name, problem, *, seed):
+        guide = toy_guide(name, problem, seed) if name in NEEDS_GUIDE else None
+        return make_named(name, problem, seed=seed, guide=guide)
+
+    return make
 
 
 @dataclass(frozen=True)

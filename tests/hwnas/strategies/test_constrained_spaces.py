@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwnas.spaces.base import Constraint
-from hwnas.strategies import STRATEGIES, SpaceExhaustedError, Trial, make_strategy
+from hwnas.strategies import STRATEGIES, SpaceExhaustedError, Trial
 from hwnas.strategies.base import Proposal
 
 
@@ -31,7 +31,7 @@ def constrained(toy, *constraints):
     return dataclasses.replace(toy, problem=dataclasses.replace(toy.problem, space=space))
 
 
-def test_proposals_are_valid_where_few_genotypes_are(name, make_toy):
+def test_proposals_are_valid_where_few_genotypes_are(name, make_toy, make_strategy):
     toy = constrained(
         make_toy(limit_ms=3.0),
         Constraint("widths never shrink", lambda o: o["width_0"] <= o["width_1"] <= o["width_2"]),
@@ -48,7 +48,9 @@ def test_proposals_are_valid_where_few_genotypes_are(name, make_toy):
     assert len(np.unique(asked, axis=0)) > 8
 
 
-def test_a_small_constrained_space_is_proposed_completely_and_then_ends(name, make_toy):
+def test_a_small_constrained_space_is_proposed_completely_and_then_ends(
+    name, make_toy, make_strategy
+):
     toy = constrained(
         make_toy(n_stages=1, n_layers=1),
         Constraint("wide at full size only", lambda o: o["resolution"] == 32 or o["width_0"] == 8),

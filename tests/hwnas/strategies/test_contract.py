@@ -11,7 +11,6 @@ from hwnas.strategies import (
     SpaceExhaustedError,
     Trial,
     check_strategy,
-    make_strategy,
 )
 from hwnas.strategies.base import Proposal
 
@@ -72,7 +71,7 @@ def canonical_set(toy, genotypes):
 
 
 @pytest.mark.parametrize("limit_ms", [None, 2.5, 0.6, 0.24])
-def test_proposals_are_feasible_canonical_and_distinct(name, make_toy, limit_ms):
+def test_proposals_are_feasible_canonical_and_distinct(name, make_toy, limit_ms, make_strategy):
     # Of the drawn networks 94 %, 9 % and about 1 in 2,000 meet these budgets.
     toy = make_toy(limit_ms=limit_ms)
     n = at_most(40, name)
@@ -84,7 +83,9 @@ def test_proposals_are_feasible_canonical_and_distinct(name, make_toy, limit_ms)
     assert n_distinct(trials) == n
 
 
-def test_a_resumed_search_equals_an_uninterrupted_one_wherever_it_was_killed(name, make_toy):
+def test_a_resumed_search_equals_an_uninterrupted_one_wherever_it_was_killed(
+    name, make_toy, make_strategy
+):
     toy = make_toy(limit_ms=3.0)
     n = at_most(24, name)
     whole = run(make_strategy(name, toy.problem, seed=3), toy, n)
@@ -94,7 +95,9 @@ def test_a_resumed_search_equals_an_uninterrupted_one_wherever_it_was_killed(nam
         assert resumed[:n] == whole[: n_done + 2]
 
 
-def test_a_search_with_several_workers_resumes_as_the_killed_one_would_have_gone_on(name, make_toy):
+def test_a_search_with_several_workers_resumes_as_the_killed_one_would_have_gone_on(
+    name, make_toy, make_strategy
+):
     toy = make_toy(limit_ms=3.0)
     strategy = make_strategy(name, toy.problem, seed=4)
     rng = np.random.default_rng(0)
@@ -112,7 +115,7 @@ def test_a_search_with_several_workers_resumes_as_the_killed_one_would_have_gone
     assert resumed.ask() == strategy.ask()
 
 
-def test_a_running_trial_that_is_told_counts_as_asked(name, make_toy):
+def test_a_running_trial_that_is_told_counts_as_asked(name, make_toy, make_strategy):
     toy = make_toy(limit_ms=3.0)
     whole = run(make_strategy(name, toy.problem, seed=3), toy, at_most(30, name))
     last = whole[-2]
@@ -128,7 +131,7 @@ def test_a_running_trial_that_is_told_counts_as_asked(name, make_toy):
     assert ask(resumed) == Proposal(whole[-1].genotype, whole[-1].share)
 
 
-def test_several_proposals_may_be_out_at_once(name, make_toy):
+def test_several_proposals_may_be_out_at_once(name, make_toy, make_strategy):
     toy = make_toy(limit_ms=3.0)
     strategy = make_strategy(name, toy.problem, seed=0)
     n = at_most(30, name)
@@ -138,7 +141,7 @@ def test_several_proposals_may_be_out_at_once(name, make_toy):
     assert n_distinct(told + out) == n + n_more
 
 
-def test_the_seed_decides_the_proposals(name, make_toy):
+def test_the_seed_decides_the_proposals(name, make_toy, make_strategy):
     toy = make_toy()
     first, again, other = (
         run(make_strategy(name, toy.problem, seed=seed), toy, at_most(30, name))
@@ -148,7 +151,7 @@ def test_the_seed_decides_the_proposals(name, make_toy):
     assert [t.genotype for t in first] != [t.genotype for t in other]
 
 
-def test_failed_trials_are_learnt_and_do_not_come_back(name, make_toy):
+def test_failed_trials_are_learnt_and_do_not_come_back(name, make_toy, make_strategy):
     toy = make_toy(limit_ms=3.0)
     for fails in (lambda number: number % 2, lambda number: True):
         n = 23 if name in SLOW else 40  # of which every second one is learnt from
@@ -156,7 +159,7 @@ def test_failed_trials_are_learnt_and_do_not_come_back(name, make_toy):
         assert n_distinct(trials) == n
 
 
-def test_a_small_space_is_proposed_completely_and_then_ends(name, make_toy):
+def test_a_small_space_is_proposed_completely_and_then_ends(name, make_toy, make_strategy):
     # One stage: 2 resolutions * 3 widths * 9 networks of one layer, * 81 of two.
     n_layers, limit_ms = (1, 0.15) if name in SLOW else (2, 0.2)
     toy = make_toy(n_stages=1, n_layers=n_layers, limit_ms=limit_ms)
@@ -180,7 +183,7 @@ def test_a_small_space_is_proposed_completely_and_then_ends(name, make_toy):
         strategy.ask()
 
 
-def test_a_large_space_with_few_feasible_networks_ends_too(name, make_toy):
+def test_a_large_space_with_few_feasible_networks_ends_too(name, make_toy, make_strategy):
     # Three layers of 0.05 + 8 * 2 * (8 + 9) * 0.25 / 1e4 = 0.0568 ms, 0.1874 at the upper end; with
     # one larger kernel, 0.1945: the fastest network alone meets this budget.
     toy = make_toy(n_stages=3, n_layers=3, limit_ms=0.19)
@@ -200,13 +203,15 @@ def test_a_large_space_with_few_feasible_networks_ends_too(name, make_toy):
         (3, "networks tried meets latency_ms <= 0.01; the nearest needs latency_ms 0.1874. Raise"),
     ],
 )
-def test_an_impossible_budget_ends_at_once_and_names_the_nearest(name, make_toy, n_stages, message):
+def test_an_impossible_budget_ends_at_once_and_names_the_nearest(
+    name, make_toy, n_stages, message, make_strategy
+):
     toy = make_toy(n_stages=n_stages, n_layers=n_stages, limit_ms=0.01)
     with pytest.raises(InfeasibleBudgetError, match=re.escape(message)):
         make_strategy(name, toy.problem, seed=0).ask()
 
 
-def test_trials_of_somebody_else_are_learnt(name, make_toy):
+def test_trials_of_somebody_else_are_learnt(name, make_toy, make_strategy):
     toy = make_toy(limit_ms=3.0)
     others = run(make_strategy("random", toy.problem, seed=9), toy, 30)
     n = 32 if name in SLOW else 60

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hwnas.budget import Budget
 from hwnas.errors import InfeasibleBudgetError
 from hwnas.spaces.base import Choice, SearchSpace
-from hwnas.strategies import STRATEGIES, Problem, SpaceExhaustedError, Trial, make_strategy
+from hwnas.strategies import STRATEGIES, Problem, SpaceExhaustedError, Trial
 from hwnas.strategies.base import Costs, Proposal
 
 N_TRIALS = 16
@@ -68,7 +68,7 @@ def problems(draw):
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
-def test_no_proposal_is_over_a_budget_and_none_is_missed(name):
+def test_no_proposal_is_over_a_budget_and_none_is_missed(name, make_strategy):
     @settings(max_examples=4 if name in SLOW else 25, deadline=None, derandomize=True)
     @given(problem=problems(), seed=st.integers(0, 99), failing=st.sampled_from([0, 3, 1]))
     def check(problem, seed, failing):

@@ -243,10 +243,9 @@ def test_expected_latency_and_its_gradient_are_those_of_all_networks(space, prob
     exact = (probability * ms).sum()
     exact_gradients = torch.autograd.grad(exact, list(weights.parameters()))
 
-    latency = expected_latency(
-        weights, space, lambda g: problem.predict(g).latency_ms,
-        np.random.default_rng(0), n_bases=4000,
-    )  # fmt: skip
+    bases = weights.sample(np.random.default_rng(0), 4000)
+    given = option_latencies(bases, space, lambda g: problem.predict(g).latency_ms)
+    latency = expected_latency(weights, given)
     gradients = torch.autograd.grad(latency, list(weights.parameters()))
     assert latency.item() == pytest.approx(exact.item(), rel=0.03)
     for found, expected in zip(gradients, exact_gradients, strict=True):

@@ -1,0 +1,162 @@
+"""The guide of a run: learned once, kept in a folder, taken up where an interrupted call left it.
+
+The folder holds `plan.json` (what the guide is learned from, and how long), `supernet.pt` (weights,
+of learners that can go on from them) and, once it is learned, `guide.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.data import DataSet
+from hwnas.errors import RunFolderError
+from hwnas.evaluators.training import seed_of, train_network
+from hwnas.guides import learn_guide
+from hwnas.guides.base import Lesson
+from hwnas.spaces.base import Genotype
+from hwnas.strategies.base import Problem
+from hwnas.strategies.guide import Guide
+from hwnas.supernet.sampling import Sampler
+from hwnas.training import Recipe
+
+PLAN, SUPERNET, GUIDE = "plan.json", "supernet.pt", "guide.json"
+VERSION = 1
+TRIALS_SHARE = 0.5  # of what the trials would cost, if nothing else is said
+N_TIMED, TIMED_STEPS = 4, 12  # networks, and steps of each
+OVERHEAD = 1.3  # of a step on shared weights over that of a network alone
+
+
+def learned_guide(
+    folder: Path,
+    name: str,
+    problem: Problem,
+    data: DataSet,
+    recipe: Recipe,
+    *,
+    n_trials: int,
+    seed: int,
+    epochs: float | None = None,
+    seconds: float | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> Guide:
+    """The guide of the strategy `name`: the folder's, else it is learned now and written there.
+
+    A folder whose guide was learned for something else is emptied of it first. The number of
+    trials and the time may differ between calls: they count when learning begins.
+
+    Args:
+        folder: Where it is kept; need not exist.
+        name: One of `hwnas.strategies.NEEDS_GUIDE`.
+        problem: What is searched, budgets resolved.
+        data: What is learned from.
+        recipe: How candidates are trained.
+        n_trials: Of the search.
+        seed: Of all that is random.
+        epochs: What it may cost, as passes of train through one network; None: half of what
+            `n_trials` would, but no longer than `seconds`.
+        seconds: See `epochs`; how long that is, is measured once. None: no limit.
+        on_progress: Called with the share that is done; what it raises ends the learning.
+
+    Raises:
+        RunFolderError: The folder cannot be read or written.
+        InfeasibleBudgetError: No network of the space was found to meet the budgets.
+        TrainingDivergedError: A loss became NaN or infinite.
+        ConfigError: The strategy cannot learn on this space.
+    """
+    # Weights that are shared have no average to keep, and too many graphs to compile.
+    recipe = replace(recipe, ema_decay=0.0, compile=False)
+    identity = _identity(name, problem, data, recipe, seed, epochs)
+    plan = _read(folder / PLAN)
+    if plan is None or plan.get("identity") != identity:
+        if epochs is None:
+            epochs = TRIALS_SHARE * n_trials * recipe.epochs
+            if seconds is not None:
+                epochs = min(epochs, _affordable_epochs(problem, data, recipe, seconds, seed))
+        plan = {"version": VERSION, "identity": identity, "epochs": epochs}
+        for other in (GUIDE, SUPERNET):
+            (folder / other).unlink(missing_ok=True)
+        _write(folder / PLAN, plan)
+    found = _read(folder / GUIDE)
+    if found is not None:
+        return _checked(folder / GUIDE, found, problem)
+    lesson = Lesson(
+        problem,
+        data,
+        replace(recipe, epochs=float(plan["epochs"])),
+        seed,
+        folder / SUPERNET,
+        on_progress,
+    )
+    guide = learn_guide(name, lesson)
+    _write(folder / GUIDE, guide.to_json())
+    return guide
+
+
+def _affordable_epochs(
+    problem: Problem, data: DataSet, recipe: Recipe, seconds: float, seed: int
+) -> float:
+    """Epochs of the space's networks that take so long here, by some steps of a few of them."""
+    per_epoch, _ = recipe.steps(len(data.train))
+    short = replace(recipe, epochs=TIMED_STEPS / per_epoch)
+    sampler = Sampler(problem.space, seed=seed, problem=problem)
+
+    def step_seconds(number: int, genotype: Genotype) -> float:
+        architecture = problem.space.architecture(genotype)
+        _, result = train_network(architecture, data, short, seed=seed_of(seed, number))
+        return result.train_seconds / result.n_steps
+
+    timed = [step_seconds(i, sampler.draw(sampler.rng(i))) for i in range(N_TIMED)]
+    epoch_seconds = OVERHEAD * per_epoch * float(np.mean(timed))
+    return max(seconds / epoch_seconds, 1 / per_epoch)
+
+
+def _identity(
+    name: str, problem: Problem, data: DataSet, recipe: Recipe, seed: int, epochs: float | None
+) -> str:
+    """Changes whenever another guide would be learned; not with the costs that are predicted."""
+    told: list[Any] = [VERSION, name, problem.space.fingerprint, data.fingerprint]
+    told += [asdict(recipe), seed, epochs, sorted(map(str, problem.budgets))]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def _checked(path: Path, found: dict[str, Any], problem: Problem) -> Guide:
+    try:
+        guide = Guide.from_json(found)
+        guide.check(problem.space)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(_unreadable(path, error)) from None
+    return guide
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The table in a JSON file; None if there is no file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(_unreadable(path, error)) from None
+    if not isinstance(found, dict):
+        raise RunFolderError(_unreadable(path, TypeError("it holds no table")))
+    return found
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"cannot read {path}: {error}. Remove it, and the guide is learned again"
+
+
+def _write(path: Path, table: dict[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(table), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None

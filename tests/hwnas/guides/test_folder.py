@@ -1,0 +1,118 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from hwnas.errors import RunFolderError
+from hwnas.guides import folder as module
+from hwnas.guides.folder import learned_guide
+from hwnas.strategies.guide import Guide
+from hwnas.training import Recipe
+
+RECIPE = Recipe(epochs=1.0, batch_size=16)
+
+
+@pytest.fixture
+def learn(tmp_path, make_problem, images):
+    """Learn, or read, the guide of a folder."""
+
+    def call(name="spos", problem=None, recipe=RECIPE, **changes):
+        given = {"n_trials": 4, "seed": 0} | changes
+        problem = problem or make_problem()
+        return learned_guide(tmp_path / "guide", name, problem, images, recipe, **given)
+
+    return call
+
+
+@pytest.fixture
+def lessons(monkeypatch):
+    """What was learned from; guides are made up."""
+    seen = []
+
+    def note(name, lesson):
+        seen.append(lesson)
+        return Guide(((0, 0, 0),), (len(seen) / 10,))
+
+    monkeypatch.setattr(module, "learn_guide", note)
+    return seen
+
+
+def test_a_guide_is_learned_once(learn, lessons, tmp_path):
+    first = learn()
+    assert learn() == learn(n_trials=40, seconds=1.0) == first  # trials and time may grow
+    assert len(lessons) == 1
+    assert json.loads((tmp_path / "guide" / "guide.json").read_text())["errors"] == [0.1]
+
+
+def test_by_itself_it_costs_half_of_what_the_trials_would(learn, lessons):
+    learn(n_trials=30, recipe=replace(RECIPE, epochs=0.5))
+    assert lessons[0].recipe.epochs == 7.5
+    learn(epochs=3.0)
+    assert lessons[1].recipe.epochs == 3.0
+
+
+def test_less_time_means_fewer_epochs(learn, lessons, monkeypatch):
+    # Ten milliseconds a step, 13 with shared weights; 12 steps an epoch of 192 examples.
+    class Result:
+        train_seconds, n_steps = 0.5, 50
+
+    monkeypatch.setattr(module, "train_network", lambda *given, **options: (None, Result))
+    learn(n_trials=1000, seconds=6.0)
+    assert lessons[0].recipe.epochs == pytest.approx(6.0 / (12 * 0.013))
+    learn(n_trials=10, seconds=6.0, seed=1)
+    assert lessons[1].recipe.epochs == 5.0
+
+
+def test_time_is_measured_on_networks_of_the_space(learn, lessons):
+    learn(n_trials=100_000, seconds=1.0)
+    assert 0 < lessons[0].recipe.epochs < 50_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "ofa"}, {"seed": 1}, {"epochs": 2.0}, {"recipe": replace(RECIPE, learning_rate=0.1)}],
+)
+def test_another_guide_is_learned_for_another_search(learn, lessons, change):
+    assert learn() != learn(**change)
+    assert len(lessons) == 2
+
+
+def test_another_budget_is_another_guide(learn, lessons, make_problem):
+    assert learn() != learn(problem=make_problem(limit_ms=4.0))
+
+
+def test_a_killed_learning_goes_on_and_ends_as_if_it_had_not_been(learn, tmp_path):
+    whole = learn(name="ofa", epochs=4.0)
+    path = tmp_path / "guide"
+    for name in ("guide.json", "supernet.pt", "plan.json"):
+        (path / name).unlink()
+
+    def stop(share):
+        if share > 0.3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(name="ofa", epochs=4.0, on_progress=stop)
+    assert (path / "supernet.pt").exists() and not (path / "guide.json").exists()
+    shares = []
+    assert learn(name="ofa", epochs=4.0, on_progress=shares.append) == whole
+    assert shares[0] > 0.3  # not from the start
+
+
+def test_averages_and_compiling_are_for_single_networks(learn, lessons):
+    learn(recipe=replace(RECIPE, ema_decay=0.9, compile=True))
+    assert lessons[0].recipe.ema_decay == 0 and not lessons[0].recipe.compile
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"ranked": [[9, 9, 9]]}', '{"ranked": 1}'])
+def test_a_damaged_guide_is_told(learn, lessons, tmp_path, text):
+    learn()
+    (tmp_path / "guide" / "guide.json").write_text(text)
+    with pytest.raises(RunFolderError, match="cannot read .*guide.json.*Remove it"):
+        learn()
+
+
+def test_a_folder_that_cannot_be_written_is_told(learn, lessons, tmp_path):
+    (tmp_path / "guide").write_text("a file")
+    with pytest.raises(RunFolderError, match="cannot"):
+        learn()
