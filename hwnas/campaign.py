@@ -68,6 +68,7 @@ class Campaign:
         seconds: For one network at most; four times that while the machine is slow.
         progress: Told how it goes on.
         report: Filled.
+        device: That the profiler measures on; None: this machine's.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class Campaign:
         seconds: float,
         progress: Progress,
         report: CampaignReport,
+        device: Device | None = None,
     ) -> None:
         self.family, self.store, self.profiler, self.seconds = family, store, profiler, seconds
         self.progress, self.report = progress, report
         self.target = profiler.target
-        self._device: Device = observed_device()
+        self._device = device or observed_device()
         self._last_failure: ModelError | None = None
         self._n_failures_in_a_row = 0
 
@@ -188,12 +190,13 @@ def open_campaign(
     progress: Progress | None,
     profiler: AnyProfiler | None,
     report: CampaignReport | None,
+    device: Device | None = None,
 ) -> Iterator[Campaign]:
     """A campaign on `target`; without a profiler, in a process of its own that ends with it."""
     progress = progress or Silent()
     report = report if report is not None else CampaignReport()
     if profiler is not None:
-        yield Campaign(family, store, profiler, seconds, progress, report)
+        yield Campaign(family, store, profiler, seconds, progress, report, device)
         return
     with IsolatedProfiler(target, references_ms=store.references_ms(target)) as own:
         yield Campaign(family, store, own, seconds, progress, report)

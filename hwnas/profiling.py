@@ -20,6 +20,7 @@ from hwnas.networks import Network
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.training import seeded
+from profilers.devices import Device
 from profilers.isolation import AnyProfiler
 from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel, make_model
@@ -82,6 +83,7 @@ def profile_space(
     seed: int = 0,
     progress: Progress | None = None,
     profiler: AnyProfiler | None = None,
+    device: Device | None = None,
     report: CampaignReport | None = None,
 ) -> list[NetworkMeasurement]:
     """Measure networks of a space with all their kernels in place, then kernels they do not show.
@@ -103,6 +105,7 @@ def profile_space(
         progress: Told how it goes on.
         profiler: What measures; None: a process of its own, so that a network that crashes the
             runtime is one failure.
+        device: That the profiler measures on; None: this machine's.
         report: Filled with where the time goes.
 
     Returns:
@@ -117,7 +120,7 @@ def profile_space(
     start = time.perf_counter()
     with open_campaign(
         space.name, target, store, seconds=seconds, progress=progress, profiler=profiler,
-        report=report,
+        device=device, report=report,
     ) as campaign:  # fmt: skip
         stages = _Stages(space, campaign)
         rng = np.random.default_rng(seed)

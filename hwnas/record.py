@@ -1,9 +1,10 @@
-"""The record of a search: an Optuna study, in SQLite unless a database URL says otherwise.
+"""The record of a search: an Optuna study, in a file of SQLite or in a PostgreSQL database.
 
 One row of the study is one start of one proposal. Beside Optuna's own columns (options by choice
 name, objectives, constraints) it has our user attributes:
 
     proposal   index of the proposal; Optuna's trial numbers shift when a proposal is run again
+    after      how many trials the strategy had been told of when this one was started
     genotype   option indices
     share      of the training; 1 where it is missing
     predicted  what the predictor said about it, by name
@@ -18,24 +19,25 @@ of the training only ends as `PRUNED`, so that Optuna's front and plots are of w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import optuna
-import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hwnas.errors import RunFolderError
+from hwnas.record_lock import RecordLock
+from hwnas.record_place import STUDY_NAME, Place, parse_place
 from hwnas.record_storage import (
-    STUDY_NAME,
-    lock_file,
+    SEE_TO_SERVER,
+    describe,
+    open_lock,
     open_storage,
     open_study,
-    sqlite_path,
     storage_errors,
 )
 from hwnas.spaces.base import Genotype, SearchSpace
@@ -50,7 +52,7 @@ class Record:
     """The trials of one search, written as they happen. Made by `Record.open`.
 
     Attributes:
-        where: The path or URL, as messages show it.
+        where: The path, or the URL and the study, as messages show it.
         study: The Optuna study, for its plots, importances and data frames.
     """
 
@@ -61,10 +63,11 @@ class Record:
         space: SearchSpace,
         *,
         where: str,
-        lock: IO[str] | None,
+        study: str,
+        lock: RecordLock | None,
     ) -> None:
         self.where = where
-        self.study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+        self.study = optuna.load_study(study_name=study, storage=storage)
         self._storage = storage
         self._study_id = study_id
         self._space = space
@@ -77,32 +80,39 @@ class Record:
         self._n_told: int | None = None  # None: opened for reading
 
     @classmethod
-    def open(cls, location: Path | str, space: SearchSpace, *, create: bool) -> Self:
+    def open(
+        cls, location: Place | str, space: SearchSpace, *, create: bool, study: str = STUDY_NAME
+    ) -> Self:
         """Open the record at a path, or at a database URL.
 
         Args:
-            location: File of an SQLite database, or a URL such as `postgresql://host/name`.
+            location: File of an SQLite database, or the URL of a PostgreSQL one, such as
+                `postgresql+psycopg://user@host/name`.
             space: What is searched; a record of another space is refused.
             create: Open it for a search: it is created if it does not exist, no second search
                 can open it meanwhile, and what a killed search left is taken over. Without, for
                 reading only: it must exist, and a search may be running on it.
+            study: Name of the study in the database; many searches may share one on a server.
 
         Raises:
-            RunFolderError: If it is missing, damaged, in use, of something else, or not writable.
+            ConfigError: If the location is no URL of a database that can be used.
+            RunFolderError: If it is missing, damaged, in use, of something else, cannot be
+                reached or not be written.
         """
-        path = sqlite_path(location)
-        where = str(path) if path else sqlalchemy.make_url(str(location)).render_as_string()
-        if path is not None and not create and not path.exists():
+        place = parse_place(location)
+        where = describe(place, study)
+        is_file = isinstance(place, Path)
+        if isinstance(place, Path) and not create and not place.exists():
             raise RunFolderError(f"there is no record of a search at {where}")
-        with (
-            storage_errors(f"cannot open the record {where}", "Use another folder, or mend it"),
-            ExitStack() as undo,
-        ):
-            lock = undo.enter_context(lock_file(path)) if path is not None and create else None
-            storage = open_storage(location)
+        hint = "Use another folder, or mend it" if is_file else SEE_TO_SERVER
+        with storage_errors(f"cannot open the record {where}", hint), ExitStack() as undo:
+            lock = open_lock(place, study) if create else None
+            if lock is not None:
+                undo.callback(lock.close)
+            storage = open_storage(place, lock)
             undo.callback(storage.engine.dispose)
-            study_id = open_study(storage, space, where, create=create)
-            record = cls(storage, study_id, space, where=where, lock=lock)
+            study_id = open_study(storage, study, space, where, create=create)
+            record = cls(storage, study_id, space, where=where, study=study, lock=lock)
             if create:
                 record._take_over()
             undo.pop_all()
@@ -158,6 +168,7 @@ class Record:
                 "genotype": list(trial.genotype),
                 "share": trial.share,
                 "predicted": dict(predicted),
+                "after": self._n_told,
             },
             constraints=dict(constraints),
         )
@@ -206,15 +217,23 @@ class Record:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _writing(self) -> AbstractContextManager[None]:
-        return storage_errors(
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Make sure that nobody else searches here, and that what goes wrong is one message."""
+        assert self._lock is not None
+        with storage_errors(
             f"cannot write the record {self.where}",
-            "What was recorded before is kept: make room or mend it, then start again",
-        )
+            "What was recorded before is kept: make room, mend it or see to its server, then "
+            "start again",
+        ):
+            self._lock.check()
+            yield
 
     def _rows(self) -> list[FrozenTrial]:
         """Our rows in the order of their start; somebody else's in the same study are not ours."""
-        with storage_errors(f"cannot read the record {self.where}", "It may be damaged"):
+        with storage_errors(
+            f"cannot read the record {self.where}", "It may be damaged, or its server be gone"
+        ):
             # Through the study, which keeps finished rows in memory.
             rows = self.study.get_trials(deepcopy=False)
         return [row for row in rows if "proposal" in row.user_attrs]

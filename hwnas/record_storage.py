@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import RDBStorage
 
-from hwnas.errors import ConfigError, RunFolderError
+from hwnas.errors import RunFolderError
+from hwnas.record_lock import FileLock, RecordLock, ServerLock
+from hwnas.record_place import (
+    STUDY_NAME,
+    Place,
+    engine_options,
+    missing_driver,
+    place_text,
+    server_engine,
+)
 from hwnas.spaces.base import SearchSpace
 from hwnas.strategies.base import OBJECTIVES
 
-__all__ = ["STUDY_NAME", "lock_file", "open_storage", "open_study", "sqlite_path", "storage_errors"]
+__all__ = ["describe", "has_trials", "open_lock", "open_storage", "open_study", "storage_errors"]
 
-STUDY_NAME = "search"
 BUSY_TIMEOUT_S = 60.0
+SEE_TO_SERVER = "Check the URL, that the server runs, and that you may create tables there"
 
 
 @contextmanager
@@ -31,66 +39,99 @@ def storage_errors(problem: str, hint: str) -> Iterator[None]:
     """Raise RunFolderError, `problem`: reason. `hint`., for whatever a database can throw."""
     try:
         yield
-    except (OptunaError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
-        reason: BaseException = error
+    # ValueError: a damaged page, whose text is no UTF-8.
+    except (
+        OptunaError,
+        sqlalchemy.exc.SQLAlchemyError,
+        sqlite3.Error,
+        OSError,
+        ValueError,
+    ) as error:
+        cause: BaseException = error
         if isinstance(error, OptunaError) and error.__cause__ is not None:
-            reason = error.__cause__
-        reason = getattr(reason, "orig", None) or reason
-        raise RunFolderError(f"{problem}: {reason}. {hint}") from error
+            cause = error.__cause__
+        cause = getattr(cause, "orig", None) or cause
+        reason = " ".join(str(cause).split())  # servers answer in several lines
+        end = "" if reason.endswith((".", "?")) else "."
+        raise RunFolderError(f"{problem}: {reason}{end} {hint}") from error
 
 
-def sqlite_path(location: Path | str) -> Path | None:
-    """The file that `location`, a path or a URL, means; None for a database server."""
-    if "://" not in str(location):
-        return Path(location)
-    url = sqlalchemy.make_url(str(location))
-    return Path(url.database) if url.drivername.startswith("sqlite") and url.database else None
+def describe(place: Place, study: str) -> str:
+    """The record, as messages show it."""
+    shown = place_text(place)
+    return shown if isinstance(place, Path) else f"study {study!r} in {shown}"
 
 
-def _lock(file: IO[str]) -> None:
-    """Lock the file for this process alone, or raise OSError at once."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def lock_file(path: Path) -> IO[str]:
-    """Hold `path`.lock until the file is closed or the process ends, however it ends.
+def open_lock(place: Place, study: str) -> RecordLock:
+    """Make sure that no other search runs on the record until the lock is closed.
 
     Raises:
-        RunFolderError: If another process holds it.
+        RunFolderError: One does.
     """
-    lock = open(path.with_name(path.name + ".lock"), "w")  # noqa: SIM115  (held, not read)
-    try:
-        _lock(lock)
-    except (BlockingIOError, PermissionError):  # the latter on Windows
-        lock.close()
-        raise RunFolderError(
-            f"another search is running on {path}. Wait for it, stop it, or use another folder"
-        ) from None
-    return lock
+    if isinstance(place, Path):
+        return FileLock(place)
+    return ServerLock(server_engine(place), study, describe(place, study))
 
 
-def open_storage(location: Path | str) -> RDBStorage:
-    """Open the database, and create Optuna's tables if there are none."""
-    path = sqlite_path(location)
+def open_storage(place: Place, lock: RecordLock | None) -> RDBStorage:
+    """Open the database; with the lock of a search, Optuna's tables are created if missing.
+
+    Raises:
+        ConfigError: The driver of the database is not installed.
+        RunFolderError: It is the file of another program, or of another version of Optuna.
+    """
+    options: dict[str, Any]
+    if isinstance(place, Path):
+        _refuse_foreign(place)
+        url, options = f"sqlite:///{place}", {"creator": partial(_connect, place)}
+    else:
+        options = engine_options(place)
+        if lock is None:
+            _refuse_empty(place)
+        # Optuna formats the URL, hence the doubled braces.
+        url = place.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        if path is None:
-            return RDBStorage(str(location))
-        _refuse_foreign(path)
-        return RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": partial(_connect, path)})
+        with lock.creating_tables() if lock is not None else nullcontext():
+            return RDBStorage(url, engine_kwargs=options)
     except ImportError as error:
-        raise ConfigError(
-            f"the driver of this database is not installed: {error.__cause__ or error}. "
-            f"Install it, or give a path"
-        ) from error
+        raise missing_driver(error) from error
     except RuntimeError as error:  # the tables are of another version of Optuna
-        raise RunFolderError(f"cannot use the record {path or 'given'}: {error}") from error
+        raise RunFolderError(f"cannot use the record {place_text(place)}: {error}") from error
+
+
+def has_trials(place: Place, study: str = STUDY_NAME) -> bool:
+    """Whether a search was begun there; a file that cannot be read is left to the record.
+
+    Raises:
+        RunFolderError: The server cannot be reached.
+    """
+    if isinstance(place, Path):
+        return _file_has_trials(place)
+    engine = server_engine(place)
+    query = sqlalchemy.text(
+        "SELECT count(*) FROM trials JOIN studies USING (study_id) WHERE study_name = :study"
+    )
+    with storage_errors(f"cannot open the record {describe(place, study)}", SEE_TO_SERVER):
+        if not sqlalchemy.inspect(engine).has_table("trials"):
+            return False
+        with engine.connect() as connection:
+            return bool(connection.execute(query, {"study": study}).scalar())
+
+
+def _file_has_trials(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)) as file:
+            return bool(file.execute("SELECT count(*) FROM trials").fetchone()[0])
+    except sqlite3.Error:
+        return True
+
+
+def _refuse_empty(url: sqlalchemy.URL) -> None:
+    """Raise RunFolderError where no search was ever recorded: reading creates no tables."""
+    if not sqlalchemy.inspect(server_engine(url)).has_table("studies"):
+        raise RunFolderError(f"{place_text(url)} holds no search. Start one there first")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -117,7 +158,9 @@ def _refuse_foreign(path: Path) -> None:
         raise RunFolderError(f"{path} is a database, but not of a search. Use another folder")
 
 
-def open_study(storage: RDBStorage, space: SearchSpace, where: str, *, create: bool) -> int:
+def open_study(
+    storage: RDBStorage, study: str, space: SearchSpace, where: str, *, create: bool
+) -> int:
     """Return the id of the study of a search over `space`; made first if `create` and missing."""
     description = {
         "name": space.name,
@@ -125,9 +168,9 @@ def open_study(storage: RDBStorage, space: SearchSpace, where: str, *, create: b
         "choices": {choice.name: list(choice.options) for choice in space.choices},
     }
     if create:
-        _create_study(storage)
+        _create_study(storage, study)
     try:
-        study_id = storage.get_study_id_from_name(STUDY_NAME)
+        study_id = storage.get_study_id_from_name(study)
     except KeyError:
         raise RunFolderError(f"{where} holds no search. Start one there first") from None
     found = storage.get_study_user_attrs(study_id).get("space")
@@ -144,13 +187,13 @@ def open_study(storage: RDBStorage, space: SearchSpace, where: str, *, create: b
     return study_id
 
 
-def _create_study(storage: RDBStorage) -> None:
+def _create_study(storage: RDBStorage, name: str) -> None:
     """Create the study if there is none."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces the study on stderr
     try:
         study = optuna.create_study(
-            study_name=STUDY_NAME,
+            study_name=name,
             storage=storage,
             directions=["minimize"] * len(OBJECTIVES),
             load_if_exists=True,

@@ -2,11 +2,14 @@
 
 It starts by replaying the record, so the same call goes on where a killed one stopped. Evaluations
 may run beside each other: the one that ends first is told first, and the next proposal takes its
-place at once, so that a slow candidate holds nobody up.
+place at once, so that a slow candidate holds nobody up. What may have failed by accident (a killed
+process, memory that ran out, a hang) is evaluated once more, by the same number and so by the same
+seed; what fails twice is a failed trial, and no strategy proposes it again.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -16,14 +19,21 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
+from hwnas.executors.errors import AccidentError, ExecutorError, failure_of
 from hwnas.record import Record
 from hwnas.stopping import ROUNDING, Stall
-from hwnas.strategies.base import Problem, Proposal, SpaceExhaustedError, Strategy, Trial
+from hwnas.strategies.base import (
+    OBJECTIVES,
+    Problem,
+    Proposal,
+    SpaceExhaustedError,
+    Strategy,
+    Trial,
+)
 
 __all__ = ["Evaluation", "SearchEvent", "search"]
 
-MAX_REASON_LENGTH = 500
-EventKind = Literal["replayed", "started", "told", "exhausted", "stalled", "interrupted"]
+EventKind = Literal["replayed", "started", "retried", "told", "exhausted", "stalled", "interrupted"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -33,12 +43,23 @@ class Evaluation:
     """What evaluating one genotype gave.
 
     Attributes:
-        objectives: Minimised, in the order of `hwnas.strategies.OBJECTIVES`.
+        objectives: Minimised, in the order of `hwnas.strategies.OBJECTIVES`. The error alone will
+            do: the predicted latency is then the other one.
         result: Whatever else the record should keep, plain JSON: accuracies, seconds.
+
+    Raises:
+        TypeError, ValueError: If the objectives are not so many numbers, or the result is no JSON.
     """
 
     objectives: tuple[float, ...]
     result: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        objectives = tuple(float(value) for value in self.objectives)
+        if len(objectives) not in (1, len(OBJECTIVES)):
+            raise ValueError(f"expected {', '.join(OBJECTIVES)}, or error alone, got {objectives}")
+        object.__setattr__(self, "objectives", objectives)
+        json.dumps(dict(self.result))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +68,11 @@ class SearchEvent:
 
     Attributes:
         kind: `replayed` comes once, at the start. A trial is `started`, then `told`, also when it
-            failed. `exhausted`, `stalled` and `interrupted` (Ctrl-C) end the search before its
-            limits do.
+            failed; `retried` in between if it met an accident. `exhausted`, `stalled` and
+            `interrupted` (Ctrl-C) end the search before its limits do.
         n_told: Trials that have ended, those of the record included.
         n_spent: The same, each counted as its share of a whole training.
-        trial: The trial that was started or told.
+        trial: The trial that was started or told; of a retried one, the failure is the accident.
     """
 
     kind: EventKind
@@ -83,13 +104,14 @@ def search(
         problem: What is searched; budgets are checked here once more, before anything is trained.
         strategy: A new one, which has been told nothing yet.
         evaluate: From a running trial (number, genotype, share of the training) to its objectives.
-            An exception is a failed trial; the search goes on.
+            An exception is a failed trial, after an accident a second try; the search goes on.
         record: Where trials are kept. The search continues what it holds.
         n_trials: Trials in all: those of the record and those that fail count. One with a share
             of the training counts as that share.
         seconds: Start no trial after so many seconds of this call; None: no limit.
         stall: A new one; no trial is started once it says that the search has stalled.
-        executor: Where evaluations run; the caller's, who shuts it down. None: in this thread.
+        executor: Where evaluations run, see `hwnas.executors`; the caller's, who shuts it down.
+            None: in this thread.
         n_workers: Evaluations that run beside each other, at most.
         on_event: Called with each event, in this thread.
         clock_s: Clock that `seconds` is read from.
@@ -101,6 +123,7 @@ def search(
     Raises:
         InfeasibleBudgetError: If no network meets the budgets.
         RunFolderError: If the record cannot be written.
+        ExecutorError: If the executor cannot evaluate anything.
     """
     if n_workers < 1 or (n_workers > 1 and executor is None):
         raise ValueError(f"{n_workers} evaluations at once need at least one, and an executor")
@@ -125,12 +148,29 @@ def search(
     return loop.trials
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A trial that is being evaluated.
+
+    Attributes:
+        trial: It.
+        handle: Of it in the record.
+        latency_ms: What it is predicted to take.
+        accident: What ended its first try; None: it is the first.
+    """
+
+    trial: Trial
+    handle: int
+    latency_ms: float
+    accident: str | None = None
+
+
 class _Loop:
     """The state that the steps of one `search` share.
 
     Attributes:
         trials: Those that ended, in the order in which they did.
-        running: The trial that each future evaluates, and its handle in the record.
+        running: What each future evaluates.
     """
 
     def __init__(
@@ -144,7 +184,7 @@ class _Loop:
         on_event: Callable[[SearchEvent], None],
     ) -> None:
         self.trials: list[Trial] = []
-        self.running: dict[Future[Evaluation], tuple[Trial, int]] = {}
+        self.running: dict[Future[Evaluation], _Running] = {}
         self._problem = problem
         self._strategy = strategy
         self._evaluate = evaluate
@@ -176,7 +216,7 @@ class _Loop:
             self._start(self._interrupted.pop(0))
             return True
         has_stalled = self._stall is not None and self._stall.is_stalled
-        n_spent = _n_spent([*self.trials, *(trial for trial, _ in self.running.values())])
+        n_spent = _n_spent([*self.trials, *(of.trial for of in self.running.values())])
         if has_stalled or n_spent >= n_trials - ROUNDING:
             return False
         try:
@@ -192,20 +232,24 @@ class _Loop:
     def finish_first(self) -> None:
         """Wait until an evaluation ends, and write down and tell what came of it."""
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=lambda future: self.running[future][0].number):
-            trial, handle = self.running.pop(future)
+        for future in sorted(done, key=lambda future: self.running[future].trial.number):
+            running = self.running.pop(future)
             try:
-                evaluation = future.result()
+                evaluation: object = future.result()
+            except ExecutorError:
+                raise
             except Exception as error:
-                self._fail(trial, handle, f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH])
+                failure = failure_of(error)
+                if isinstance(failure, AccidentError) and running.accident is None:
+                    self._retry(running, str(failure))
+                else:
+                    self._fail(running, str(failure))
                 continue
-            objectives = tuple(float(value) for value in evaluation.objectives)
-            if not all(map(math.isfinite, objectives)):
-                reason = f"objectives are not finite: {objectives}"
-                self._fail(trial, handle, reason, evaluation.result)
-                continue
-            self._record.finish(handle, objectives, evaluation.result)
-            self._tell(replace(trial, objectives=objectives))
+            if isinstance(evaluation, Evaluation):
+                self._finish(running, evaluation)
+            else:  # of an evaluator of the user's own
+                name = type(evaluation).__name__
+                self._fail(running, f"TypeError: expected an Evaluation, the evaluator gave {name}")
 
     def interrupt(self) -> None:
         """Keep what is in the record, and start none of what waits for a worker."""
@@ -225,19 +269,42 @@ class _Loop:
         budgets = self._problem.budgets
         excess = {str(b): float(b.excess(costs.upper(b.metric))[0]) for b in budgets}
         handle = self._record.start(trial, costs.row(0), excess)
+        running = _Running(trial, handle, float(costs.latency_ms[0]))
         over = [budget for budget, value in excess.items() if value > 0]
         if over:
             # No strategy proposes it; a predictor may have learned since an interrupted one was.
-            self._fail(trial, handle, f"over the budget {' and '.join(over)}: not trained")
+            self._fail(running, f"over the budget {' and '.join(over)}: not trained")
             return
-        future = self._executor.submit(self._evaluate, trial)
-        self.running[future] = trial, handle
+        self._submit(running)
+
+    def _submit(self, running: _Running) -> None:
+        self.running[self._executor.submit(self._evaluate, running.trial)] = running
+
+    def _retry(self, running: _Running, accident: str) -> None:
+        self.report("retried", replace(running.trial, failure=accident))
+        self._submit(replace(running, accident=accident))
+
+    def _finish(self, running: _Running, evaluation: Evaluation) -> None:
+        objectives = evaluation.objectives
+        if len(objectives) == 1:
+            objectives += (running.latency_ms,)
+        result = dict(evaluation.result)
+        if running.accident is not None:
+            result["accident"] = running.accident
+        if not all(map(math.isfinite, objectives)):
+            self._fail(running, f"objectives are not finite: {objectives}", result)
+            return
+        self._record.finish(running.handle, objectives, result)
+        self._tell(replace(running.trial, objectives=objectives))
 
     def _fail(
-        self, trial: Trial, handle: int, reason: str, result: Mapping[str, Any] | None = None
+        self, running: _Running, reason: str, result: Mapping[str, Any] | None = None
     ) -> None:
-        self._record.fail(handle, reason, result)
-        self._tell(replace(trial, failure=reason))
+        if running.accident is not None:
+            same = running.accident == reason
+            reason += " (twice)" if same else f" (before that: {running.accident})"
+        self._record.fail(running.handle, reason, result)
+        self._tell(replace(running.trial, failure=reason))
 
     def _tell(self, trial: Trial) -> None:
         self._learn(trial)

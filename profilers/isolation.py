@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from profilers.errors import ModelError, ProfilerError, TargetError
+from profilers.expendable import make_expendable
 from profilers.kernels import Kernel
 from profilers.measurement import KernelNode, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
@@ -312,7 +313,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer
-    _make_expendable()
+    make_expendable()
     profiler: Any = None
     while (received := _receive(requests)) is not None:
         timeout_s, request = received
@@ -359,13 +360,3 @@ def _answer(profiler: Any, request: tuple[Any, ...], answers: BinaryIO) -> Any:
     if "on_round" in options:
         options["on_round"] = lambda done, of: _send(answers, (_ROUND, (done, of)))
     return getattr(profiler, method)(*arguments, **options)
-
-
-def _make_expendable() -> None:
-    """Be the process that is ended when memory runs out, and leave no core file behind."""
-    with contextlib.suppress(OSError):  # Linux only
-        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

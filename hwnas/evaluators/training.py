@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from hwnas.data import DataSet
+from hwnas.executors.progress import report
 from hwnas.networks import Network
 from hwnas.search import Evaluation
-from hwnas.spaces.base import Architecture
-from hwnas.strategies.base import Problem, Trial
+from hwnas.spaces.base import Architecture, SearchSpace
+from hwnas.strategies.base import Trial
 from hwnas.training import Recipe, TrainingResult, seeded, train
 
 
@@ -56,40 +56,29 @@ class TrainingEvaluator:
     """Trains each candidate by one recipe; its error is that on the validation split.
 
     Attributes:
-        problem: Whose costs are the other objectives.
+        space: Whose genotypes it is given.
         data: What is trained on.
         recipe: Of a whole training; a trial with a share of it has that share of the epochs.
         seed: Of the run.
-        on_progress: Called with the share of the present training that is done.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        data: DataSet,
-        recipe: Recipe,
-        *,
-        seed: int,
-        on_progress: Callable[[float], None] = lambda share: None,
-    ) -> None:
-        self.problem = problem
+    def __init__(self, space: SearchSpace, data: DataSet, recipe: Recipe, *, seed: int) -> None:
+        self.space = space
         self.data = data
         self.recipe = recipe
         self.seed = seed
-        self.on_progress = on_progress
 
     def __call__(self, trial: Trial) -> Evaluation:
-        """Train the candidate and score it."""
+        """Train the candidate and score it; its progress is reported."""
         _, result = train_network(
-            self.problem.space.architecture(trial.genotype),
+            self.space.architecture(trial.genotype),
             self.data,
             replace(self.recipe, epochs=self.recipe.epochs * trial.share),
             seed=seed_of(self.seed, trial.number),
-            on_progress=self.on_progress,
+            on_progress=report,
         )
         accuracy = result.validation.accuracy
-        costs = self.problem.predict(np.array([trial.genotype], dtype=np.int64))
         return Evaluation(
-            tuple(self.problem.objectives(1 - accuracy, costs)[0]),
+            (1 - accuracy,),
             {"val_accuracy": accuracy, "train_seconds": round(result.train_seconds, 3)},
         )

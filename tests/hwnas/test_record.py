@@ -9,6 +9,8 @@ import pytest
 from hwnas import record_storage
 from hwnas.errors import ConfigError, RunFolderError
 from hwnas.record import Record
+from hwnas.record_place import engine_options, new_study_name, parse_place, place_text
+from hwnas.record_storage import has_trials
 from hwnas.strategies import Trial
 
 PREDICTED = {"latency_ms": 1.5, "high_ms": 1.65}
@@ -239,10 +241,91 @@ def test_a_place_that_cannot_be_written_is_one_clear_message(tmp_path, space, pl
         Record.open(tmp_path / place, space, create=True)
 
 
-def test_a_database_server_without_its_driver_is_one_clear_message(space):
-    with pytest.raises((ConfigError, RunFolderError)) as caught:
-        Record.open("postgresql://bob:secret@127.0.0.1:1/hwnas", space, create=True)
+def test_a_record_in_a_file_may_be_given_by_url_and_hold_several_studies(
+    tmp_path, space, genotypes
+):
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    for study in ("first", "second"):
+        with Record.open(url, space, create=True, study=study) as record:
+            assert record.trials() == [] and record.where == str(tmp_path / "search.db")
+            write(record, genotypes)
+    with Record.open(tmp_path / "search.db", space, create=False, study="first") as record:
+        assert len(record.trials()) == 2 and record.study.study_name == "first"
+    with pytest.raises(RunFolderError, match="holds no search"):
+        Record.open(url, space, create=False, study="third")
+
+
+def test_a_record_says_whether_a_search_was_begun(tmp_path, space, genotypes):
+    path = tmp_path / "search.db"
+    assert not has_trials(path)
+    with Record.open(path, space, create=True) as record:
+        assert not has_trials(path)
+        start(record, 0, genotypes[0])
+        assert has_trials(path)
+    path.write_bytes(b"no database")
+    assert has_trials(path)  # the record is to say what is wrong with it
+
+
+def test_the_order_of_starts_and_ends_is_on_record(tmp_path, space, genotypes):
+    with Record.open(tmp_path / "search.db", space, create=True) as record:
+        handles = [start(record, i, genotypes[i]) for i in range(2)]
+        record.finish(handles[1], (0.5, 1.0), {})
+        start(record, 2, genotypes[2])
+        assert [row.user_attrs["after"] for row in record.study.trials] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("location", "text"),
+    [
+        ("run/study.db", "run/study.db"),
+        ("sqlite:///run/study.db", "run/study.db"),
+        ("postgresql://bob:pass%2Fword@db:5433/nas", "postgresql+psycopg://bob@db:5433/nas"),
+        ("postgres://db/nas?password=secret&sslmode=require",
+         "postgresql+psycopg://db/nas?sslmode=require"),
+        ("postgresql+psycopg://bob@/nas?host=/run/pg", "postgresql+psycopg://bob@/nas?host=/run/pg"),
+    ],
+)  # fmt: skip
+def test_a_place_is_written_down_without_its_password_and_found_again(location, text):
+    place = parse_place(location)
+    assert parse_place(place) == place  # with its password
+    assert place_text(place).replace("%2F", "/") == text
+    assert place_text(parse_place(place_text(place))) == place_text(place)
+
+
+@pytest.mark.parametrize(
+    ("location", "match"),
+    [
+        ("sqlite://", "needs a file that stays"),
+        ("sqlite:///:memory:", "needs a file that stays"),
+        ("mysql://bob:secret@db/nas", "in a file or in PostgreSQL, not in mysql"),
+        ("postgresql://bob:secret@db:port/nas", "'postgresql://bob@db:port/nas' is no URL of a d"),
+        ("://bob:secret@db", "is no URL of a database"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_one_clear_message(space, location, match):
+    with pytest.raises(ConfigError, match=match) as caught:
+        Record.open(location, space, create=True)
     assert "secret" not in str(caught.value)
+
+
+def test_what_a_url_says_about_the_connection_counts():
+    url = parse_place("postgresql://db/nas?connect_timeout=3")
+    options = engine_options(url)["connect_args"]
+    assert "connect_timeout" not in options and options["tcp_user_timeout"] == 60_000
+
+
+def test_a_server_that_cannot_be_used_is_one_clear_message(space):
+    # Without psycopg, the driver is named; with it, there is no server.
+    match = r"pip install 'hwnas\[postgresql\]'|cannot open the record study 'search' in postgres"
+    for create in (True, False):
+        with pytest.raises((ConfigError, RunFolderError), match=match) as caught:
+            Record.open("postgresql://bob:secret@127.0.0.1:1/hwnas", space, create=create)
+        assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_studies_of_one_folder_name_have_names_of_their_own(tmp_path):
+    names = {new_study_name(tmp_path / "demo") for _ in range(2)}
+    assert len(names) == 2 and all(name.startswith("demo-") for name in names)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -1,9 +1,11 @@
 import itertools
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from datetime import datetime
 
 import numpy as np
 import pytest
 
+from hwnas.executors.errors import AccidentError, EvaluationFailedError, ExecutorError
 from hwnas.record import Record
 from hwnas.search import Evaluation, search
 from hwnas.stopping import Stall
@@ -152,6 +154,113 @@ def test_failed_trials_are_replayed_as_failed(tmp_path, toy):
     whole = run(tmp_path / "whole.db", toy, 20, evaluate=evaluate)
     run(tmp_path / "search.db", toy, 15, evaluate=evaluate)
     assert run(tmp_path / "search.db", toy, 20, evaluate=evaluate) == whole
+
+
+def test_the_error_alone_will_do_and_the_latency_is_the_predicted_one(tmp_path, toy):
+    def evaluate(trial):
+        return Evaluation((toy.error(trial.genotype),))
+
+    assert run(tmp_path / "alone.db", toy, 6, evaluate=evaluate) == run(
+        tmp_path / "both.db", toy, 6
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: 0.5, "TypeError: expected an Evaluation, the evaluator gave float"),
+        (lambda: Evaluation((0.5, 1.0, 2.0)), "ValueError: expected error, latency_ms, or error"),
+        (lambda: Evaluation(("high",)), "ValueError: could not convert"),
+        (lambda: Evaluation((0.5,), {"array": np.ones(2)}), "TypeError: Object of type ndarray"),
+    ],
+)
+def test_an_evaluator_that_gives_something_else_is_a_failed_trial(tmp_path, toy, make, reason):
+    (trial,) = run(tmp_path / "search.db", toy, 1, evaluate=lambda trial: make())
+    assert trial.failure.startswith(reason)
+
+
+def test_an_accident_is_tried_a_second_time_and_no_third(tmp_path, toy):
+    tried = []
+
+    def evaluate(trial):
+        tried.append(trial.number)
+        if trial.number == 1 or (trial.number in (2, 5) and tried.count(trial.number) == 1):
+            raise AccidentError("the worker was killed")
+        if trial.number in (3, 5):
+            raise EvaluationFailedError("the worker crashed")
+        return Evaluation(toy.objectives(trial.genotype))
+
+    events = []
+    trials = run(tmp_path / "search.db", toy, 7, evaluate=evaluate, on_event=events.append)
+    assert tried == [0, 1, 1, 2, 2, 3, 4, 5, 5, 6]
+    assert [trial.failure for trial in trials] == [
+        None,
+        "the worker was killed (twice)",
+        None,
+        "the worker crashed",
+        None,
+        "the worker crashed (before that: the worker was killed)",
+        None,
+    ]
+    retried = [event.trial for event in events if event.kind == "retried"]
+    assert [trial.number for trial in retried] == [1, 2, 5]
+    assert retried[0].failure == "the worker was killed"
+    with Record.open(tmp_path / "search.db", toy.problem.space, create=False) as record:
+        results = record.results()
+    assert [n for n in results if "accident" in results[n]] == [2]
+    strategy = make_strategy("evolution", toy.problem, seed=0)
+    for trial in trials:  # the strategy was told of failures, and went on from there
+        assert strategy.ask() == trial.genotype
+        strategy.tell(trial)
+
+
+def test_an_executor_that_cannot_work_ends_the_search_and_fails_no_trial(tmp_path, toy):
+    with pytest.raises(ExecutorError, match="no worker"):
+        run(
+            tmp_path / "search.db",
+            toy,
+            5,
+            evaluate=interrupting(toy, 2, ExecutorError("no worker")),
+        )
+    with Record.open(tmp_path / "search.db", toy.problem.space, create=False) as record:
+        assert len(record.trials()) == 2
+        assert [trial.number for trial in record.interrupted()] == [2]
+    assert run(tmp_path / "search.db", toy, 5) == run(tmp_path / "whole.db", toy, 5)
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(tmp_path, toy, monkeypatch):
+    class Jumping(datetime):
+        """Ten years back and forth at each look."""
+
+        n_looks = itertools.count()
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2030 - 10 * (next(cls.n_looks) % 2), 1, 1, tzinfo=tz)
+
+    whole = run(tmp_path / "whole.db", toy, 14)
+    monkeypatch.setattr("optuna.storages._rdb.storage.datetime", Jumping)
+    monkeypatch.setattr("time.time", lambda: float(next(Jumping.n_looks) % 2) * 1e9)
+    run(tmp_path / "search.db", toy, 14, evaluate=interrupting(toy, 9, KeyboardInterrupt()))
+    assert run(tmp_path / "search.db", toy, 14) == whole
+    assert next(Jumping.n_looks) > 14
+
+
+def test_the_record_says_in_which_order_was_asked_and_told(tmp_path, toy):
+    # Whatever ends when: a new strategy that is asked and told in the recorded order says the same.
+    executor = InTurn({2: 9, 4: 6, 10: 13})
+    path = tmp_path / "search.db"
+    run(path, toy, 16, executor=executor, n_workers=3)
+    with Record.open(path, toy.problem.space, create=False) as record:
+        trials = record.trials()
+        after = {row.user_attrs["proposal"]: row.user_attrs["after"] for row in record.study.trials}
+    strategy = make_strategy("evolution", toy.problem, seed=0)
+    n_told = 0
+    for number, genotype in sorted((trial.number, trial.genotype) for trial in trials):
+        for trial in trials[n_told : after[number]]:
+            strategy.tell(trial)
+        n_told = after[number]
+        assert strategy.ask() == genotype
 
 
 def test_a_finished_search_evaluates_nothing(tmp_path, toy):
