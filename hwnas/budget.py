@@ -1,7 +1,7 @@
 """Budgets: `latency_ms<=5`, declared once, obeyed by every strategy, checked before training.
 
-A budget may be a share of the space's median, `latency_ms<=40%`; `Budget.resolve` makes it a
-number once the median is known.
+A budget may be a share of the space's median, `latency_ms<=40%`, or a percentile of its networks,
+`latency_ms<=p25`; `Budget.resolve` makes it a number once the space was looked at.
 """
 
 from __future__ import annotations
@@ -41,20 +41,30 @@ class Budget:
 
     Attributes:
         metric: One of `METRICS`.
-        limit: Largest value that meets the budget; None while only `relative` is known.
-        relative: The limit as a share of the space's median, 0.4 for 40 %; None if it was
-            given as a number.
+        limit: Largest value that meets the budget; None while only its place in the space is known.
+        relative: The limit as a share of the space's median, 0.4 for 40 %; None if it was not
+            given so.
+        percentile: The share of the space's networks that meet it, in percent: 25 is the fastest
+            quarter; None if it was not given so.
     """
 
     metric: str
     limit: float | None
     relative: float | None = None
+    percentile: float | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise BudgetError(unknown_name("budget metric", self.metric, METRICS))
-        if self.limit is None and self.relative is None:
-            raise BudgetError(f"a budget on {self.metric} needs a limit, or a share of the median")
+        if self.limit is None and (self.relative is None) == (self.percentile is None):
+            raise BudgetError(
+                f"a budget on {self.metric} needs a limit, a share of the median, or a percentile"
+            )
+        if self.percentile is not None and not 0 < self.percentile <= 100:
+            raise BudgetError(
+                f"the percentile of a budget must lie above 0 and not above 100, got "
+                f"{self.percentile:g} for {self.metric}"
+            )
         for value in (self.limit, self.relative):
             if value is not None and not 0 < value < math.inf:
                 raise BudgetError(
@@ -63,22 +73,35 @@ class Budget:
                 )
 
     def __str__(self) -> str:
-        if self.limit is None:
-            return f"{self.metric} <= {100 * (self.relative or 0.0):g}% of the space's median"
-        return f"{self.metric} <= {self.limit:g}"
+        if self.limit is not None:
+            return f"{self.metric} <= {self.limit:g}"
+        if self.percentile is not None:
+            return f"{self.metric} <= p{self.percentile:g} of the space"
+        return f"{self.metric} <= {100 * (self.relative or 0.0):g}% of the space's median"
 
-    def resolve(self, median: float) -> Budget:
-        """Return the budget with its limit as a number; `median` is of the space's networks.
+    def resolve(self, values: ArrayLike) -> Budget:
+        """Return the budget with its limit as a number.
 
         A budget that has a number already is returned as it is.
+
+        Args:
+            values: Of random networks of the space, `(n,)`; those that are NaN do not count.
+
+        Raises:
+            BudgetError: The values do not say where the limit lies.
         """
-        if self.limit is not None or self.relative is None:
+        if self.limit is not None:
             return self
-        if not 0 < median < math.inf:
+        known = np.asarray(values, dtype=np.float64)
+        known = known[~np.isnan(known)]
+        at = 50.0 if self.percentile is None else self.percentile
+        place = float(np.percentile(known, at)) if len(known) else math.nan
+        if not 0 < place < math.inf:
+            name = "median" if self.percentile is None else f"percentile {at:g}"
             raise BudgetError(
-                f"{self} cannot be turned into a number: the median of {self.metric} is {median}"
+                f"{self} cannot be turned into a number: the {name} of {self.metric} is {place}"
             )
-        return dataclasses.replace(self, limit=self.relative * median)
+        return dataclasses.replace(self, limit=(self.relative or 1.0) * place)
 
     def excess(self, values: ArrayLike) -> NDArray[np.float64]:
         """How far each value lies above the limit, as a share of it, `(n,)`; <= 0 meets it.
@@ -111,22 +134,23 @@ def parse_budget(text: str) -> Budget:
     """Read a budget as it is written on the command line.
 
     Args:
-        text: `metric<=number` or `metric<=share%`; spaces do not matter, numbers may be `64e6`.
+        text: `metric<=number`, `metric<=share%` or `metric<=ppercentile`; spaces do not matter,
+            numbers may be `64e6`.
 
     Raises:
         BudgetError: If the metric, the sign or the number cannot be used.
 
     Example:
         >>> parse_budget("peak_memory_bytes <= 64e6")
-        Budget(metric='peak_memory_bytes', limit=64000000.0, relative=None)
-        >>> parse_budget("latency_ms<=40%")
-        Budget(metric='latency_ms', limit=None, relative=0.4)
+        Budget(metric='peak_memory_bytes', limit=64000000.0, relative=None, percentile=None)
+        >>> parse_budget("latency_ms<=p25")
+        Budget(metric='latency_ms', limit=None, relative=None, percentile=25.0)
     """
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise BudgetError(
             f"cannot read the budget {text!r}; write metric<=number, such as latency_ms<=5 or "
-            f"latency_ms<=40% (metrics: {', '.join(METRICS)})"
+            f"latency_ms<=40% or latency_ms<=p25 (metrics: {', '.join(METRICS)})"
         )
     metric, sign, value = match["metric"], match["sign"], match["value"]
     if metric in _WITHOUT_UNIT:
@@ -136,12 +160,15 @@ def parse_budget(text: str) -> Budget:
         raise BudgetError(unknown_name("budget metric", metric, METRICS))
     if sign not in ("<=", "≤"):
         raise BudgetError(f"a budget is an upper limit: write {metric}<={value}, not {text!r}")
-    is_share = value.endswith("%")
+    is_share, is_percentile = value.endswith("%"), value.startswith("p")
     try:
-        number = float(value.removesuffix("%"))
+        number = float(value.removeprefix("p") if is_percentile else value.removesuffix("%"))
     except ValueError:
         raise BudgetError(
             f"the limit in {text!r} must be a plain number in {METRICS[metric]}, such as 5 or "
-            f"64e6, or a share of the space's median, such as 40%; got {value!r}"
+            f"64e6, a share of the space's median, such as 40%, or a percentile of the space, such "
+            f"as p25; got {value!r}"
         ) from None
+    if is_percentile:
+        return Budget(metric, None, percentile=number)
     return Budget(metric, None, number / 100) if is_share else Budget(metric, number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ class Overview:
         genotype: The network that has it.
         median: Of the sample.
         slowest: Of the sample.
+        values: Of the sample, `(n,)`; NaN: not known.
     """
 
     metric: str
@@ -44,6 +45,7 @@ class Overview:
     genotype: Genotype
     median: float
     slowest: float
+    values: FloatArray = field(compare=False, repr=False)
 
 
 def overview(
@@ -74,14 +76,16 @@ def overview(
         if (best == before).all():
             break
     costs = problem.predict(best)
+    values = np.asarray(getattr(sampled, metric), dtype=np.float64)
     cheapest = int(_upper(problem, best, metric).argmin())
     return Overview(
         metric,
         float(getattr(costs, metric)[cheapest]),
         float(costs.upper(metric)[cheapest]),
         tuple(int(i) for i in problem.space.canonical(best)[cheapest]),
-        float(np.nanmedian(getattr(sampled, metric))),
-        float(np.nanmax(getattr(sampled, metric))),
+        float(np.nanmedian(values)),
+        float(np.nanmax(values)),
+        values,
     )
 
 
@@ -97,7 +101,7 @@ def resolve_budgets(
     *,
     affordable: Affordable = _all,
 ) -> tuple[Problem, dict[str, Overview]]:
-    """Turn shares of the median into numbers, and refuse what no network can meet.
+    """Turn shares and percentiles into numbers, and refuse what no network can meet.
 
     Returns:
         The problem with budgets that are numbers, and an overview of each metric.
@@ -112,7 +116,7 @@ def resolve_budgets(
             problem, budget.metric, rng, affordable=affordable
         )
         overviews[budget.metric] = found
-        number = budget.resolve(found.median)
+        number = budget.resolve(found.values)
         assert number.limit is not None
         if found.fastest_upper > number.limit:
             raise InfeasibleBudgetError(

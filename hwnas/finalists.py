@@ -17,6 +17,7 @@ from hwnas.config import SearchConfig, read_config
 from hwnas.data import DataSet, load_data
 from hwnas.errors import RunFolderError, unknown_name
 from hwnas.evaluators.training import train_network
+from hwnas.filling import MAX_SLACK
 from hwnas.networks import Network
 from hwnas.pareto import best_first
 from hwnas.progress import Progress
@@ -51,31 +52,50 @@ class Finalist:
     seed: int
 
 
-def choose_finalists(trials: Sequence[Trial], n: int) -> list[Trial]:
+def choose_finalists(
+    trials: Sequence[Trial], n: int, *, limit_ms: float | None = None
+) -> list[Trial]:
     """The `n` trials that are worth a long training, fastest first.
 
     Short training ranks only roughly, so the front alone would not do. Half are the best by Pareto
     rank, and within a rank by crowding distance; the others are the most accurate of the rest in
-    each of as many ranges of latency, equal on a logarithmic scale.
+    each of as many ranges of latency, equal on a logarithmic scale. With a latency budget, a
+    quarter are the most accurate of those that use nearly all of it: such networks gain most by a
+    long training.
+
+    Args:
+        trials: Of a search; those that failed, or had less training than others, do not count.
+        n: How many, at most.
+        limit_ms: The latency budget; None: there is none.
     """
-    complete = [trial for trial in trials if trial.objectives is not None]
-    if not complete:
+    whole = whole_trials(trials)
+    if not whole:
         return []
-    # Trained for a part of the time only, a network is no match for others.
-    largest = max(trial.share for trial in complete)
-    complete = [trial for trial in complete if trial.share == largest]
-    objectives = np.array([trial.objectives for trial in complete])
+    objectives = np.array([trial.objectives for trial in whole])
     order = best_first(objectives).tolist()
     chosen = order[: (n + 1) // 2]
-    left = [i for i in order if i not in chosen]
+    by_error = sorted(range(len(whole)), key=lambda i: (objectives[i, 0], objectives[i, 1]))
+    if limit_ms is not None:
+        is_near = objectives[:, 1] >= (1 - MAX_SLACK) * limit_ms
+        n_there = sum(bool(is_near[i]) for i in chosen)
+        near = [i for i in by_error if is_near[i] and i not in chosen]
+        chosen += near[: max(0, n // 4 - n_there)]
+    by_error = [i for i in by_error if i not in chosen]
+    n_ranges = max(0, n - len(chosen))
     log_ms = np.log(objectives[:, 1])
-    edges = np.linspace(log_ms.min(), log_ms.max(), n // 2 + 1)
-    bins = np.clip(np.searchsorted(edges, log_ms, side="right") - 1, 0, max(0, n // 2 - 1))
-    by_error = sorted(left, key=lambda i: (objectives[i, 0], objectives[i, 1]))
+    edges = np.linspace(log_ms.min(), log_ms.max(), n_ranges + 1)
+    bins = np.clip(np.searchsorted(edges, log_ms, side="right") - 1, 0, max(0, n_ranges - 1))
     best_of_bin = {int(bins[i]): i for i in reversed(by_error)}
     chosen += best_of_bin.values()
     chosen += [i for i in by_error if i not in chosen][: n - len(chosen)]
-    return sorted((complete[i] for i in chosen[:n]), key=_predicted_ms)
+    return sorted((whole[i] for i in chosen[:n]), key=_predicted_ms)
+
+
+def whole_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that did not fail and had as much training as any: only they compare."""
+    complete = [trial for trial in trials if trial.objectives is not None]
+    largest = max((trial.share for trial in complete), default=1.0)
+    return [trial for trial in complete if trial.share == largest]
 
 
 def _predicted_ms(trial: Trial) -> float:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,20 @@ from hwnas import __version__
 from hwnas.budget import Budget
 from hwnas.data import DataSet, Preprocessing
 from hwnas.errors import ExportMismatchError, RunFolderError
-from hwnas.evaluation import METADATA_KEY, evaluate_onnx
+from hwnas.evaluation import METADATA_KEY, about_examples, evaluate_onnx
 from hwnas.export import check_parity, network_to_onnx, save_onnx
 from hwnas.networks import counts
 from hwnas.pareto import non_dominated
 from hwnas.profiling import ARCHITECTURE_TAG
 from hwnas.progress import Progress
+from hwnas.sittings import SeveralSittings, time_in_sittings
 from hwnas.spaces.base import Architecture, Genotype
 from hwnas.strategies.base import Problem
+from hwnas.target_place import OpenProfiler
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import Device
-from profilers.isolation import IsolatedProfiler
+from profilers.errors import ModelError
+from profilers.isolation import AnyProfiler, IsolatedProfiler
 from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel, load_model
 from profilers.store import MeasurementStore
@@ -48,7 +52,7 @@ class Candidate:
         onnx: Path of the model, relative to the run folder.
         val_accuracy: Of ONNX Runtime on the validation split; what the front is chosen by.
         test_accuracy: Of ONNX Runtime on the test split; reported, never used.
-        latency_ms: Measured on the target, end to end.
+        latency_ms: Measured on the target, end to end, in several sittings.
         predicted_latency_ms: By the predictor that the search used.
         predicted_low_ms: Lower end of its interval.
         predicted_high_ms: Upper end of its interval.
@@ -56,11 +60,15 @@ class Candidate:
         params: Trainable values.
         macs: Multiply-accumulates of one example.
         parity_max_abs_error: Largest difference between the logits of ONNX Runtime and PyTorch.
-        meets_budget: Whether every measured value is within its budget.
+        meets_budget: Whether every measured value is within its budget, the latency with all of its
+            measured interval.
         genotype: Option indices; None: not of the space.
         predicted_peak_memory_bytes: As the search had it; None: not predicted.
         energy_mj: See `NetworkMeasurement`.
         predicted_energy_mj: As the search had it; None: not predicted.
+        measured_low_ms: Lower end of where later measurements are expected.
+        measured_high_ms: Upper end; what the latency budget is compared with.
+        slack: The share of the latency budget that is left unused; None: there is no such budget.
         kind: `searched` or `baseline`.
         verdict: `front`, or why it is not on it.
     """
@@ -82,11 +90,14 @@ class Candidate:
     predicted_peak_memory_bytes: float | None = None
     energy_mj: float | None = None
     predicted_energy_mj: float | None = None
+    measured_low_ms: float | None = None
+    measured_high_ms: float | None = None
+    slack: float | None = None
     kind: str = SEARCHED
     verdict: str = ""
 
 
-FRONT_COLUMNS = tuple(Candidate.__dataclass_fields__)[:17]
+FRONT_COLUMNS = tuple(Candidate.__dataclass_fields__)[:20]
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ def export_candidate(trained: Trained, data: DataSet, target: Target, path: Path
         "classes": data.class_names,
         "preprocessing": preprocessing.to_dict(),
         "target": target.to_dict(),
-    }
+    } | about_examples(data)
     save_onnx(proto, path, metadata={METADATA_KEY: json.dumps(about)})
     some = np.arange(min(N_PARITY_EXAMPLES, len(data.validation)))
     examples = preprocessing.apply(data.validation.take(some).inputs)
@@ -140,51 +151,113 @@ def verify(
     device: Device,
     folder: Path,
     progress: Progress,
+    *,
+    open_profiler: OpenProfiler | None = None,
 ) -> list[Candidate]:
     """Export, compare and measure networks; which of them form the front that meets the budgets.
 
-    A network whose export differs from PyTorch is left out, with a message.
-
-    The latencies are measured in turns, so that all meet the same machine. All measurements go to
-    the store: the next fit of a predictor learns from what this one missed.
+    A network whose export differs from PyTorch, or that the target cannot run, is left out, with a
+    message. All measurements go to the store: the next fit of a predictor learns from what this one
+    missed.
     """
-    shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
-    with IsolatedProfiler(target, references_ms=store.references_ms(target)) as profiler:
-        exported, parities, measured = _export_and_measure(
-            trained, data, profiler, folder, progress
-        )
+    open_profiler = open_profiler or partial(IsolatedProfiler, target)
+    references_ms = store.references_ms(target)
+    with open_profiler(references_ms=references_ms) as profiler:
+        exported = _export_and_profile(trained, data, target, profiler, folder, progress)
+    just_seen_ms = [item.profile.reference_ms for item in exported if item.profile.reference_ms]
+    sittings = time_in_sittings(
+        [item.model for item in exported],
+        open_profiler,
+        seconds=SECONDS_LATENCY,
+        references_ms=[*references_ms, *just_seen_ms],
+        progress=progress,
+    )
+    candidates = []
     with progress.task("scoring", len(exported)) as task:
-        for measurement in measured:
-            store.add(measurement, device)
-        candidates = []
-        for i, item in enumerate(exported):
-            path = folder / CANDIDATES / f"{item.name}.onnx"
-            counted = counts(item.architecture)
-            predicted = _predicted(item, measured[i], problem, predictor)
-            candidate = Candidate(
-                name=item.name,
-                onnx=f"{CANDIDATES}/{path.name}",
-                val_accuracy=evaluate_onnx(path, data, split="validation").accuracy,
-                test_accuracy=evaluate_onnx(path, data, split="test").accuracy,
-                latency_ms=measured[i].latency_ms,
-                predicted_latency_ms=predicted["latency_ms"],
-                predicted_low_ms=predicted["low_ms"],
-                predicted_high_ms=predicted["high_ms"],
-                peak_memory_bytes=measured[i].peak_memory_bytes,
-                params=counted.params,
-                macs=counted.macs,
-                parity_max_abs_error=parities[i],
-                meets_budget=True,
-                genotype=item.genotype,
-                predicted_peak_memory_bytes=predicted.get("peak_memory_bytes"),
-                energy_mj=measured[i].energy_mj,
-                predicted_energy_mj=predicted.get("energy_mj"),
-                kind=item.kind,
-            )
-            misses = _misses(candidate, problem.budgets)
-            candidates.append(replace(candidate, meets_budget=not misses))
-            task.update(i + 1, note=item.name)
+        for item, sat in zip(exported, sittings, strict=True):
+            if sat.samples.warning:
+                progress.say(f"{item.trained.name}: {sat.samples.warning}")
+            item = replace(item, profile=replace(item.profile, samples=sat.samples))
+            store.add(item.profile, device)
+            candidates.append(_candidate(item, sat, data, problem, predictor, folder))
+            task.update(len(candidates), note=item.trained.name)
     return judge(candidates, problem.budgets)
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A network whose model computes the same as PyTorch, and what was measured of it."""
+
+    trained: Trained
+    model: OnnxModel
+    parity: float
+    profile: NetworkMeasurement
+
+
+def _export_and_profile(
+    trained: Sequence[Trained],
+    data: DataSet,
+    target: Target,
+    profiler: AnyProfiler,
+    folder: Path,
+    progress: Progress,
+) -> list[_Exported]:
+    """Those that PyTorch agrees with and the target can run."""
+    exported: list[_Exported] = []
+    with progress.task("exporting and profiling", len(trained)) as task:
+        for i, item in enumerate(trained):
+            path = folder / CANDIDATES / f"{item.name}.onnx"
+            tags = {FAMILY_TAG: item.kind, ARCHITECTURE_TAG: item.architecture.to_json()}
+            try:
+                parity = export_candidate(item, data, target, path)
+                model = load_model(path, batch=target.batch)
+                profile = profiler.profile(model, seconds=SECONDS_PROFILE, tags=tags)
+            except (ExportMismatchError, ModelError) as error:
+                progress.say(f"{item.name} is left out: {error}")
+                continue
+            exported.append(_Exported(item, model, parity, profile))
+            task.update(i + 1, note=item.name)
+    return exported
+
+
+def _candidate(
+    item: _Exported,
+    sat: SeveralSittings,
+    data: DataSet,
+    problem: Problem,
+    predictor: NetworkLatencyPredictor,
+    folder: Path,
+) -> Candidate:
+    """All that is known of a measured network, but for its verdict."""
+    trained, profile = item.trained, item.profile
+    onnx = f"{CANDIDATES}/{trained.name}.onnx"
+    counted = counts(trained.architecture)
+    predicted = _predicted(trained, profile, problem, predictor)
+    limits = [b.limit for b in problem.budgets if b.metric == "latency_ms" and b.limit]
+    candidate = Candidate(
+        name=trained.name,
+        onnx=onnx,
+        val_accuracy=evaluate_onnx(folder / onnx, data, split="validation").accuracy,
+        test_accuracy=evaluate_onnx(folder / onnx, data, split="test").accuracy,
+        latency_ms=profile.latency_ms,
+        predicted_latency_ms=predicted["latency_ms"],
+        predicted_low_ms=predicted["low_ms"],
+        predicted_high_ms=predicted["high_ms"],
+        peak_memory_bytes=profile.peak_memory_bytes,
+        params=counted.params,
+        macs=counted.macs,
+        parity_max_abs_error=item.parity,
+        meets_budget=True,
+        genotype=trained.genotype,
+        predicted_peak_memory_bytes=predicted.get("peak_memory_bytes"),
+        energy_mj=profile.energy_mj,
+        predicted_energy_mj=predicted.get("energy_mj"),
+        measured_low_ms=sat.low_ms,
+        measured_high_ms=sat.high_ms,
+        slack=1 - profile.latency_ms / min(limits) if limits else None,
+        kind=trained.kind,
+    )
+    return replace(candidate, meets_budget=not _misses(candidate, problem.budgets))
 
 
 def _predicted(
@@ -200,47 +273,17 @@ def _predicted(
     return {name: float(values[0]) for name, values in vars(found).items()}
 
 
-def _export_and_measure(
-    trained: Sequence[Trained],
-    data: DataSet,
-    profiler: IsolatedProfiler,
-    folder: Path,
-    progress: Progress,
-) -> tuple[list[Trained], list[float], list[NetworkMeasurement]]:
-    """Those that PyTorch agrees with, the largest difference of each, and its measurement."""
-    exported: list[Trained] = []
-    parities: list[float] = []
-    models: list[OnnxModel] = []
-    profiles: list[NetworkMeasurement] = []
-    with progress.task("exporting and measuring", len(trained)) as task:
-        for item in trained:
-            path = folder / CANDIDATES / f"{item.name}.onnx"
-            try:
-                parities.append(export_candidate(item, data, profiler.target, path))
-            except ExportMismatchError as error:
-                progress.say(f"left out: {error}")
-                continue
-            exported.append(item)
-            models.append(load_model(path, batch=profiler.target.batch))
-            tags = {FAMILY_TAG: item.kind, ARCHITECTURE_TAG: item.architecture.to_json()}
-            profiles.append(profiler.profile(models[-1], seconds=SECONDS_PROFILE, tags=tags))
-            task.update(len(models), note=item.name)
-    with progress.task("measuring in turns", None) as task:
-        samples = profiler.latency(models, seconds=SECONDS_LATENCY, on_round=task.update)
-        for item, sampled in zip(exported, samples, strict=True):
-            if sampled.warning:
-                progress.say(f"{item.name}: {sampled.warning}")
-    measured = [replace(p, samples=s) for p, s in zip(profiles, samples, strict=True)]
-    return exported, parities, measured
-
-
 def _misses(candidate: Candidate, budgets: Sequence[Budget]) -> list[str]:
     """The budgets that the measured candidate misses, each with its value."""
     misses = []
     for budget in budgets:
-        value = getattr(candidate, budget.metric, None)
-        if value is None or budget.excess(value).item() > 0:
+        value = upper = getattr(candidate, budget.metric, None)
+        if budget.metric == "latency_ms" and candidate.measured_high_ms is not None:
+            upper = candidate.measured_high_ms
+        if upper is None or budget.excess(upper).item() > 0:
             text = "not measured" if value is None else f"{value:.4g}"
+            if upper != value:
+                text += f", up to {upper:.4g} at other times"
             misses.append(f"measured {budget.metric} {text}, budget {budget}")
     return misses
 
@@ -275,29 +318,43 @@ def judge(candidates: Sequence[Candidate], budgets: Sequence[Budget]) -> list[Ca
 def deliver(candidates: Sequence[Candidate], folder: Path) -> list[Candidate]:
     """Put the front's models under `front/`, and write `front.csv` and `candidates.csv`.
 
+    Whatever else lies beside the models is removed.
+
     Returns:
         The members of the front, fastest first.
     """
-    ordered = sorted(candidates, key=lambda c: c.latency_ms)
     placed = []
     try:
-        shutil.rmtree(folder / FRONT, ignore_errors=True)
-        (folder / FRONT).mkdir(parents=True)
-        for candidate in ordered:
-            if candidate.verdict == FRONT:
-                moved = f"{FRONT}/{candidate.name}.onnx"
-                (folder / candidate.onnx).replace(folder / moved)
-                candidate = replace(candidate, onnx=moved)
+        for place in (CANDIDATES, FRONT):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+        kept = {onnx_path(candidate, folder) for candidate in candidates}
+        for path in [*(folder / CANDIDATES).iterdir(), *(folder / FRONT).iterdir()]:
+            if path not in kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for candidate in sorted(candidates, key=lambda c: c.latency_ms):
+            path = onnx_path(candidate, folder)
+            place = FRONT if candidate.verdict == FRONT else CANDIDATES
+            candidate = replace(candidate, onnx=f"{place}/{path.name}")
+            path.replace(folder / candidate.onnx)
             placed.append(candidate)
         table = pd.DataFrame(
             [_row(candidate) for candidate in placed], columns=list(Candidate.__dataclass_fields__)
         )
         front = table[table["verdict"] == FRONT][list(FRONT_COLUMNS)]
-        front.to_csv(folder / "front.csv", index=False)
-        table.to_csv(folder / "candidates.csv", index=False)
+        for name, rows in (("candidates.csv", table), ("front.csv", front)):
+            part = folder / f"{name}.part"
+            rows.to_csv(part, index=False)
+            part.replace(folder / name)
     except OSError as error:
         raise RunFolderError(f"cannot write to {folder}: {error.strerror or error}") from None
     return [candidate for candidate in placed if candidate.verdict == FRONT]
+
+
+def onnx_path(candidate: Candidate, folder: Path) -> Path:
+    """Where its model lies now: an earlier call may have put it on the front, or taken it off."""
+    path = folder / CANDIDATES / Path(candidate.onnx).name
+    delivered = folder / FRONT / path.name
+    return delivered if delivered.exists() and not path.exists() else path
 
 
 def _row(candidate: Candidate) -> dict[str, object]:

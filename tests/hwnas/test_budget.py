@@ -15,6 +15,8 @@ from hwnas.errors import BudgetError
         ("macs<=3E+8", Budget("macs", 3e8)),
         ("latency_ms<=40%", Budget("latency_ms", None, 0.4)),
         ("energy_mj <= 150 %", Budget("energy_mj", None, 1.5)),
+        ("latency_ms<=p25", Budget("latency_ms", None, percentile=25.0)),
+        ("macs <= p2.5", Budget("macs", None, percentile=2.5)),
     ],
 )
 def test_budgets_are_read_as_they_are_written(text, budget):
@@ -39,6 +41,11 @@ def test_budgets_are_read_as_they_are_written(text, budget):
         ("latency_ms<=nan", "positive, finite"),
         ("latency_ms<=inf", "positive, finite"),
         ("latency_ms<=0%", "positive, finite"),
+        ("latency_ms<=p", "a percentile of the space, such as p25; got 'p'"),
+        ("latency_ms<=p25%", "got 'p25%'"),
+        ("latency_ms<=p0", "above 0 and not above 100, got 0"),
+        ("latency_ms<=p101", "above 0 and not above 100, got 101"),
+        ("latency_ms<=pnan", "above 0 and not above 100, got nan"),
     ],
 )
 def test_what_cannot_be_read_says_what_to_write(text, message):
@@ -47,15 +54,32 @@ def test_what_cannot_be_read_says_what_to_write(text, message):
 
 
 def test_a_share_of_the_median_becomes_a_number_and_remembers_the_share():
-    budget = parse_budget("latency_ms<=40%").resolve(median=10.0)
+    budget = parse_budget("latency_ms<=40%").resolve([8.0, 10.0, np.nan, 99.0])
     assert budget == Budget("latency_ms", 4.0, 0.4)
-    assert budget.resolve(median=99.0) is budget
+    assert budget.resolve([99.0]) is budget
     assert str(budget) == "latency_ms <= 4"
+
+
+def test_a_percentile_becomes_the_number_that_this_share_of_networks_meets():
+    budget = parse_budget("latency_ms<=p25")
+    assert str(budget) == "latency_ms <= p25 of the space"
+    values = np.arange(1.0, 102.0)  # 26 lies above a quarter of them
+    resolved = budget.resolve(values)
+    assert resolved == Budget("latency_ms", 26.0, percentile=25.0)
+    assert str(resolved) == "latency_ms <= 26"
+
+
+def test_a_share_or_a_percentile_is_needed_where_there_is_no_number_not_both():
+    for relative, percentile in ((None, None), (0.4, 25.0)):
+        with pytest.raises(BudgetError, match="needs a limit, a share of the median, or a perc"):
+            Budget("latency_ms", None, relative, percentile)
 
 
 def test_a_share_of_an_unknown_median_is_an_error():
     with pytest.raises(BudgetError, match="median of energy_mj is nan"):
-        parse_budget("energy_mj<=50%").resolve(float("nan"))
+        parse_budget("energy_mj<=50%").resolve([np.nan, np.nan])
+    with pytest.raises(BudgetError, match="percentile 25 of energy_mj is nan"):
+        parse_budget("energy_mj<=p25").resolve([])
 
 
 def test_an_unresolved_budget_cannot_be_checked():

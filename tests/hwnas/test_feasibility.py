@@ -56,6 +56,13 @@ def test_a_share_becomes_that_share_of_the_median(problem):
     assert set(overviews) == {"latency_ms", "params"}
 
 
+def test_a_percentile_is_met_by_that_share_of_the_space(problem):
+    budgets = (parse_budget("latency_ms<=p25"),)
+    resolved, _ = resolve_budgets(problem, budgets, np.random.default_rng(0))
+    every = problem.predict(brute_force(problem.space)).latency_ms
+    assert (every <= resolved.budgets[0].limit).mean() == pytest.approx(0.25, abs=0.02)
+
+
 def test_no_budget_changes_nothing(problem):
     resolved, overviews = resolve_budgets(problem, (), np.random.default_rng(0))
     assert resolved.budgets == () and overviews == {}

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hwnas import export, sittings
 from hwnas import verify as verify_module
 from hwnas.baselines import plain_cnn
 from hwnas.budget import parse_budget
@@ -19,6 +20,7 @@ from hwnas.strategies import Problem
 from hwnas.verify import BASELINE, FRONT, Candidate, Trained, deliver, judge, verify
 from predictors.cost import CostPredictor
 from profilers.devices import this_device
+from profilers.errors import ModelError
 from profilers.onnx_models import load_model
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
@@ -28,7 +30,7 @@ COLUMNS = [
     "name", "onnx", "val_accuracy", "test_accuracy", "latency_ms", "predicted_latency_ms",
     "predicted_low_ms", "predicted_high_ms", "peak_memory_bytes", "params", "macs",
     "parity_max_abs_error", "meets_budget", "genotype", "predicted_peak_memory_bytes",
-    "energy_mj", "predicted_energy_mj",
+    "energy_mj", "predicted_energy_mj", "measured_low_ms", "measured_high_ms", "slack",
 ]  # fmt: skip
 
 
@@ -96,6 +98,16 @@ def test_without_a_network_within_the_budget_there_is_no_front():
     assert found["over"].startswith("over budget: measured latency_ms 9, budget")
 
 
+def test_the_whole_measured_interval_has_to_meet_the_budget():
+    near = candidate("near", 0.9, 4.9, measured_high_ms=5.1, meets_budget=False)
+    found = verdicts([near, candidate("in", 0.8, 4.7, measured_high_ms=4.9)], "latency_ms<=5")
+    assert found == {
+        "near": "over budget: measured latency_ms 4.9, up to 5.1 at other times, budget "
+        "latency_ms <= 5",
+        "in": FRONT,
+    }
+
+
 def place(folder, candidates):
     (folder / "candidates").mkdir(parents=True, exist_ok=True)
     for one in candidates:
@@ -132,6 +144,18 @@ def test_an_older_front_is_replaced(tmp_path):
     assert list(pd.read_csv(tmp_path / "front.csv")["name"]) == ["new"]
 
 
+def test_who_is_on_the_front_may_change_from_call_to_call(tmp_path):
+    first = place(tmp_path, [candidate("a", 0.9, 2.0), candidate("b", 0.8, 3.0)])
+    assert [c.name for c in deliver(first, tmp_path)] == ["a"]
+    (tmp_path / "front" / "a.md").write_text("of a")
+    again = judge([replace(first[0], meets_budget=False, params=9), first[1]], [])
+    assert [c.name for c in deliver(again, tmp_path)] == ["b"]
+    assert [p.name for p in (tmp_path / "front").iterdir()] == ["b.onnx"]
+    assert [p.name for p in (tmp_path / "candidates").iterdir()] == ["a.onnx"]
+    assert (tmp_path / "front" / "b.onnx").read_bytes() == b"b"
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_an_empty_front_is_a_table_without_rows(tmp_path):
     assert deliver([], tmp_path) == []
     assert list(pd.read_csv(tmp_path / "front.csv").columns) == COLUMNS
@@ -159,6 +183,7 @@ def verified(tmp_path_factory, make_tiny_space, tiny_predictor):
     with pytest.MonkeyPatch.context() as patch, MeasurementStore(folder / "m.db") as store:
         patch.setattr(verify_module, "SECONDS_PROFILE", 0.05)
         patch.setattr(verify_module, "SECONDS_LATENCY", 0.05)
+        patch.setattr(sittings, "N_SITTINGS", 1)
         table = CostTable(space, Profiler(make_target()), store)
         table.use(CostPredictor(tiny_predictor))
         problem = Problem(space, table.predict, (parse_budget(f"params<={limit}"),))
@@ -189,6 +214,7 @@ def test_what_is_said_of_a_verified_network_is_true_of_its_model(verified):
         )  # fmt: skip
         assert 0 <= found.parity_max_abs_error <= 1e-4
         assert found.latency_ms > 0 and (found.peak_memory_bytes or 0) > 0
+        assert found.measured_low_ms < found.latency_ms < found.measured_high_ms
         assert found.predicted_low_ms <= found.predicted_latency_ms <= found.predicted_high_ms
 
 
@@ -209,3 +235,76 @@ def test_the_measurements_go_to_the_store(verified):
     _, _, _, candidates, stored = verified
     assert [m.latency_ms for m in stored] == [c.latency_ms for c in candidates]
     assert [m.tags["family"] for m in stored] == ["searched", "searched", "baseline"]
+
+
+@pytest.fixture
+def verify_made_up(tmp_path, monkeypatch, make_tiny_space, tiny_predictor, made_up_profiler):
+    """Verify the smallest and the largest network, with latencies from a formula."""
+    data = load_data("digits")
+    space = make_tiny_space(data.input_shape, data.n_classes)
+    made_up_profiler.latency = lambda self, models, *, seconds, on_round: [
+        self.profile(model).samples for model in models
+    ]
+    monkeypatch.setattr(verify_module, "IsolatedProfiler", made_up_profiler)
+    trained = []
+    for name, genotype in (("small", (0, 0, 0, 0, 0, 0)), ("large", (1, 2, 1, 1, 1, 1))):
+        architecture = space.architecture(genotype)
+        trained.append(Trained(name, Network(architecture), architecture, genotype))
+
+    def call(*budgets):
+        said = Silent()
+        said.say = said_texts.append
+        with MeasurementStore(tmp_path / "m.db") as store:
+            table = CostTable(space, Profiler(make_target()), store)
+            table.use(CostPredictor(tiny_predictor))
+            problem = Problem(space, table.predict, tuple(map(parse_budget, budgets)))
+            return verify(
+                trained, data, make_target(), problem, tiny_predictor, store, this_device(),
+                tmp_path, said,
+            )  # fmt: skip
+
+    said_texts = call.said = []
+    call.profiler = made_up_profiler
+    return call
+
+
+def test_slack_is_the_share_of_the_latency_budget_that_is_unused(verify_made_up):
+    small, large = verify_made_up()
+    assert small.slack is None and small.latency_ms < large.latency_ms
+    limit = 1.25 * large.latency_ms
+    found = verify_made_up(f"latency_ms<={limit}", f"latency_ms<={2 * limit}")
+    assert [c.slack for c in found] == pytest.approx([1 - small.latency_ms / limit, 0.2])
+    assert all(c.meets_budget for c in found)
+
+
+def test_a_network_with_too_little_room_below_the_budget_does_not_meet_it(verify_made_up):
+    large = verify_made_up()[1]
+    _, near = verify_made_up(f"latency_ms<={1.03 * large.latency_ms}")
+    assert not near.meets_budget and near.slack == pytest.approx(1 - 1 / 1.03)
+    _, far = verify_made_up(f"latency_ms<={1.06 * large.latency_ms}")
+    assert far.meets_budget
+
+
+def test_what_the_target_cannot_run_is_left_out(verify_made_up, monkeypatch):
+    profile = verify_made_up.profiler.profile
+
+    def crash(self, model, *, seconds=2.0, tags=None):
+        if model.name == "large":
+            raise ModelError("large ended the process")
+        return profile(self, model, seconds=seconds, tags=tags)
+
+    monkeypatch.setattr(verify_made_up.profiler, "profile", crash)
+    assert [c.name for c in verify_made_up()] == ["small"]
+    assert verify_made_up.said == ["large is left out: large ended the process"]
+
+
+def test_what_differs_from_pytorch_is_left_out_and_its_file_is_gone(
+    verify_made_up, monkeypatch, tmp_path
+):
+    run = export.run_onnx
+    monkeypatch.setattr(
+        export, "run_onnx", lambda path, inputs: run(path, inputs) + ("small" in path.name)
+    )
+    assert [c.name for c in verify_made_up()] == ["large"]
+    assert "small is left out: small.onnx: outputs of ONNX Runtime" in verify_made_up.said[0]
+    assert [p.name for p in (tmp_path / "candidates").iterdir()] == ["large.onnx"]
