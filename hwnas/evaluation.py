@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hwnas.data import DataSet, Preprocessing, Split
 from hwnas.data.kinds import EXAMPLES
@@ -19,6 +20,8 @@ from profilers.errors import ModelError
 from profilers.onnx_models import OnnxModel, load_model
 
 METADATA_KEY = "hwnas"
+# In the metadata: whether the model takes prepared examples, or raw ones, as data sets hold them.
+INPUT_KEY, PREPARED, RAW = "input", "prepared", "raw"
 SPLITS = ("validation", "test")
 
 
@@ -27,9 +30,35 @@ def read_metadata(model: OnnxModel) -> dict[str, Any]:
     texts = {entry.key: entry.value for entry in model.proto.metadata_props}
     try:
         found = json.loads(texts.get(METADATA_KEY, "{}"))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested without end
         found = {}
     return found if isinstance(found, dict) else {}
+
+
+def about_examples(data: DataSet) -> dict[str, Any]:
+    """For the metadata of a model: what examples are before anything is done to them."""
+    dtype = str(data.train.inputs.dtype).removeprefix("torch.")
+    return {"example": {"shape": list(data.input_shape), "type": dtype}, INPUT_KEY: PREPARED}
+
+
+def inputs_for(model: OnnxModel, data: DataSet, examples: torch.Tensor) -> torch.Tensor:
+    """Stored examples `(n, ...)` of the data as the model takes them.
+
+    Raises:
+        DataError: The model does not take examples of this data.
+        ModelError: Its metadata states a preprocessing that cannot be.
+    """
+    if read_metadata(model).get(INPUT_KEY) != RAW:
+        return preprocessing_of(model, data).apply(examples)
+    taken = [(spec.shape[1:], str(spec.dtype)) for spec in model.inputs]
+    stored = tuple(examples.shape[1:]), str(examples.dtype).removeprefix("torch.")
+    if taken != [stored]:
+        raise DataError(
+            f"{model.name} takes examples as they were stored, {_takes(model)}, but "
+            f"{EXAMPLES[data.kind]} of {data.name!r} are {shape_text(stored[0])} {stored[1]}: "
+            f"evaluate it on the data it was trained on"
+        )
+    return examples
 
 
 def preprocessing_of(model: OnnxModel, data: DataSet) -> Preprocessing:
@@ -69,14 +98,17 @@ def _input_shape(model: OnnxModel, data: DataSet) -> Shape:
     return tuple(spec.shape[1:]) if takes_integers == (data.kind == "tokens") else ()
 
 
+def _takes(model: OnnxModel) -> str:
+    return "; ".join(f"{i.name!r} {shape_text(i.shape)} {i.dtype}" for i in model.inputs)
+
+
 def _refusal(model: OnnxModel, data: DataSet) -> str:
-    takes = "; ".join(f"{i.name!r} {shape_text(i.shape)} {i.dtype}" for i in model.inputs)
     own = data.input_shape
     text, values = shape_text(own), "integers" if data.kind == "tokens" else "floats"
     if data.kind == "image":
         text = f"{own[0]}×height×width"
     return (
-        f"{model.name} takes {takes}, but {EXAMPLES[data.kind]} of {data.name!r} are "
+        f"{model.name} takes {_takes(model)}, but {EXAMPLES[data.kind]} of {data.name!r} are "
         f"{shape_text(own)}: a model with one input batch×{text} of {values} is needed"
     )
 
@@ -98,7 +130,7 @@ def evaluate_onnx(
         raise DataError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     model = load_model(path, batch=1, shapes=shapes)
     chosen: Split = getattr(data, split)
-    inputs = preprocessing_of(model, data).apply(chosen.inputs)
+    inputs = inputs_for(model, data, chosen.inputs)
     logits = run_onnx(path, inputs.numpy())
     if logits.ndim != 2 or logits.shape[1] != data.n_classes:
         raise ModelError(

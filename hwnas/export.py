@@ -25,6 +25,8 @@ OPSET = 17
 PARITY_ATOL = 1e-4
 INPUT, OUTPUT = "input", "logits"
 BATCH = 256
+BATCH_AXIS = "batch"
+TRACED_BATCH = 2  # of models for any batch: a tracer may take 1 for a constant
 
 
 def to_onnx(
@@ -33,8 +35,9 @@ def to_onnx(
     *,
     input_names: Sequence[str],
     output_names: Sequence[str],
+    dynamic_batch: bool = False,
 ) -> onnx.ModelProto:
-    """Export `module` for inputs of exactly the shapes of `examples`.
+    """Export `module` for inputs of exactly the shapes of `examples`, but of any batch if asked.
 
     torch's TorchScript exporter: it takes milliseconds a block where the newer one takes a
     hundred times that, which decides whether a space can be costed in seconds. Where a torch no
@@ -42,18 +45,20 @@ def to_onnx(
     """
     module.eval()
     buffer = io.BytesIO()
+    names = [*input_names, *output_names]
+    axes = {name: {0: BATCH_AXIS} for name in names} if dynamic_batch else None
     with warnings.catch_warnings(), torch.no_grad(), without_fast_paths():
         warnings.simplefilter("ignore")  # it announces its retirement at every call
         try:
             torch.onnx.export(
                 module, tuple(examples), buffer,  # type: ignore[arg-type]  # (it takes files too)
                 dynamo=False, opset_version=OPSET, input_names=list(input_names),
-                output_names=list(output_names),
+                output_names=list(output_names), dynamic_axes=axes,
             )  # fmt: skip
         except (TypeError, ImportError, AttributeError):
             program = torch.onnx.export(
                 module, tuple(examples), dynamo=True, opset_version=OPSET + 1, verbose=False,
-                input_names=list(input_names), output_names=list(output_names),
+                input_names=list(input_names), output_names=list(output_names), dynamic_axes=axes,
             )  # fmt: skip
             assert program is not None
             proto: onnx.ModelProto = program.model_proto
@@ -67,12 +72,17 @@ def network_to_onnx(
     network: nn.Module,
     input_shape: Sequence[int],
     *,
-    batch: int = 1,
+    batch: int | None = 1,
     input_type: InputType = "float32",
 ) -> onnx.ModelProto:
-    """Export a network for inputs `(batch, *input_shape)` of `input_type`."""
-    inputs = [example(tuple(input_shape), input_type, batch=batch)]
-    return to_onnx(network, inputs, input_names=[INPUT], output_names=[OUTPUT])
+    """Export a network for inputs `(batch, *input_shape)` of `input_type`.
+
+    `batch` None: the model takes any, which may cost it some speed.
+    """
+    inputs = [example(tuple(input_shape), input_type, batch=batch or TRACED_BATCH)]
+    return to_onnx(
+        network, inputs, input_names=[INPUT], output_names=[OUTPUT], dynamic_batch=batch is None
+    )
 
 
 def save_onnx(proto: onnx.ModelProto, path: Path, *, metadata: Mapping[str, str]) -> None:

@@ -8,7 +8,14 @@ from onnx import TensorProto, helper
 
 from hwnas.data import DataSet, Preprocessing, Split, load_data
 from hwnas.errors import DataError
-from hwnas.evaluation import METADATA_KEY, evaluate_onnx, preprocessing_of, read_metadata
+from hwnas.evaluation import (
+    METADATA_KEY,
+    about_examples,
+    evaluate_onnx,
+    inputs_for,
+    preprocessing_of,
+    read_metadata,
+)
 from hwnas.metrics import score
 from profilers.errors import ModelError
 from profilers.onnx_models import load_model
@@ -179,3 +186,46 @@ def test_a_table_is_standardised_by_what_the_model_says(tmp_path):
     logits = (wine.test.inputs.numpy() - 1) / 2 @ w
     expected = score(wine.test.labels.numpy(), logits.argmax(axis=1))
     assert evaluate_onnx(tmp_path / "m.onnx", wine) == expected
+
+
+def raw_model(path, *, shape, element=TensorProto.UINT8):
+    """Logits = stored pixels · W: a model with its preprocessing inside."""
+    w = linear_model(path, shape=shape, metadata=json.dumps({"input": "raw"}), op="Cast")
+    proto = onnx.load(path)
+    proto.graph.input[0].type.tensor_type.elem_type = element
+    proto.graph.node[0].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    flat = helper.make_node("Flatten", ["f"], ["flat"])
+    proto.graph.node.insert(1, flat)
+    proto.graph.node[2].input[0] = "flat"
+    path.write_bytes(proto.SerializeToString())
+    return w
+
+
+@pytest.mark.parametrize("batch", [1, 7, "n"])
+def test_a_model_with_its_preprocessing_inside_is_given_what_is_stored(digits, tmp_path, batch):
+    w = raw_model(tmp_path / "m.onnx", shape=(batch, 1, 8, 8))
+    pixels = digits.test.inputs.numpy().reshape(450, 64).astype(np.float32)
+    expected = score(digits.test.labels.numpy(), (pixels @ w).argmax(axis=1))
+    assert evaluate_onnx(tmp_path / "m.onnx", digits) == expected
+    model = load_model(tmp_path / "m.onnx", batch=1)
+    assert inputs_for(model, digits, digits.test.inputs) is digits.test.inputs
+
+
+@pytest.mark.parametrize(
+    ("shape", "element", "takes"),
+    [
+        ((1, 1, 9, 9), TensorProto.UINT8, "1×1×9×9 uint8"),
+        ((1, 1, 8, 8), TensorProto.FLOAT, "1×1×8×8 float32"),
+    ],
+)
+def test_a_model_of_other_stored_examples_is_refused(digits, tmp_path, shape, element, takes):
+    raw_model(tmp_path / "m.onnx", shape=shape, element=element)
+    with pytest.raises(DataError, match=f"stored, 'x' {takes}, but images of 'digits' are 1×8×8 u"):
+        evaluate_onnx(tmp_path / "m.onnx", digits)
+
+
+def test_what_examples_are_is_written_into_models(digits, texts):
+    assert about_examples(digits) == {
+        "example": {"shape": [1, 8, 8], "type": "uint8"}, "input": "prepared"
+    }  # fmt: skip
+    assert about_examples(texts)["example"] == {"shape": [5], "type": "int64"}
