@@ -6,21 +6,25 @@ No script, no font and no file besides; it follows the light or dark scheme of w
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from hwnas.networks import BlockCounts, count
+from hwnas.explanation import LayerTime
+from hwnas.number_text import number
 from hwnas.spaces.architecture import Architecture, Block, Shape, fields_text, shape_text
 
-__all__ = ["Layer", "architecture_svg", "layers_of"]
+if TYPE_CHECKING:
+    from hwnas.networks import BlockCounts
 
-Edge = tuple[Hashable, Hashable, str]
+__all__ = ["Layer", "architecture_svg", "described", "layers_of", "layers_svg"]
 
-WIDTH, MARGIN, PADDING = 760, 32, 14
+WIDTH, PADDING = 760, 14
+NARROW = 480  # below it, margins are small and numbers stand on a line of their own
 GAP = 38  # between boxes, for the arrow and the shape
-LINE_HEIGHT, LINE_LENGTH = 17, 96  # of the fields, in pixels and in characters
+LINE_HEIGHT = 17  # in pixels
 CHARACTER = 6.4  # width of one, in pixels
 LEVEL = 28  # height that an edge of a graph gains with each node that it passes
 STEP = 112  # between nodes of a graph, where there is room
@@ -67,6 +71,8 @@ def layers_of(architecture: Architecture) -> tuple[Layer, ...]:
     Raises:
         ValueError: A block does not fit the shape that it is given.
     """
+    from hwnas.networks import count  # torch: drawing what was counted before needs none
+
     layers: list[Layer] = []
     shape, input_type = architecture.input_shape, architecture.input_type
     for block in architecture.blocks:
@@ -89,88 +95,166 @@ def architecture_svg(architecture: Architecture, *, title: str) -> str:
     Raises:
         ValueError: A block does not fit the shape that it is given, or its edges form a ring.
     """
-    layers = layers_of(architecture)
-    params = sum(layer.counts.params for layer in layers)
-    macs = sum(layer.counts.macs for layer in layers)
+    layers = [described(layer) for layer in layers_of(architecture)]
+    return layers_svg(layers, in_shape=shape_text(architecture.input_shape), title=title)
+
+
+def described(layer: Layer, latency_ms: float | None = None) -> LayerTime:
+    """A layer as plain data, with what it takes if that is known."""
+    edges = getattr(layer.block, "edges", None)
+    ways = () if edges is None else edges()
+    return LayerTime(
+        block=type(layer.block).__name__,
+        fields=fields_text(layer.block),
+        out_shape=shape_text(layer.counts.out_shape),
+        params=layer.counts.params,
+        macs=layer.counts.macs,
+        latency_ms=latency_ms,
+        edges=tuple((str(source), str(target), str(label)) for source, target, label in ways),
+    )
+
+
+def layers_svg(
+    layers: Sequence[LayerTime], *, in_shape: str, title: str, width: int = WIDTH
+) -> str:
+    """Draw layers as `architecture_svg` does; where all times are known, bars are shares of them.
+
+    Args:
+        layers: From the first to the last.
+        in_shape: What the first one is given.
+        title: Stands on top.
+        width: Of the picture, in pixels.
+
+    Raises:
+        ValueError: The edges of a layer form a ring.
+    """
+    params, macs = sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
+    known_ms = [layer.latency_ms for layer in layers if layer.latency_ms is not None]
+    frame = _Frame(
+        width, macs, sum(known_ms) if known_ms and len(known_ms) == len(layers) else None
+    )
     told = f"{params:,} parameters, {macs:,} MACs"
-    parts = [
-        _text(MARGIN, 34, title, "strong"),
-        _text(WIDTH - MARGIN, 34, told, "small soft end"),
-        _text(WIDTH / 2, 66, f"input {shape_text(architecture.input_shape)}", "small middle"),
-    ]
-    y = 72.0
-    for layer, equal in groupby(layers):
-        box = _Box(layer, n=len(list(equal)))
-        parts += [_arrow(y, y + GAP - 6), *box.draw(y + GAP - 4, macs)]
+    parts = [_text(frame.margin, 34, title, "strong")]
+    y = 66.0
+    if frame.is_narrow:
+        parts.append(_text(frame.margin, 54, told, "small soft"))
+        y += 20
+    else:
+        parts.append(_text(width - frame.margin, 34, told, "small soft end"))
+    parts.append(_text(width / 2, y, f"input {in_shape}", "small middle"))
+    y += 6
+    for _, group in groupby(layers, key=_looks):
+        box = _Box(list(group), frame)
+        parts += [frame.arrow(y), *box.draw(y + GAP - 4)]
         y += GAP - 4 + box.height
-        parts.append(
-            _text(WIDTH / 2 + 10, y + 20, shape_text(layer.counts.out_shape), "small soft")
-        )
-    parts += [_arrow(y, y + GAP - 6), _text(WIDTH / 2, y + GAP + 10, "output", "small middle")]
+        parts.append(_text(width / 2 + 10, y + 20, box.layer.out_shape, "small soft"))
+    parts += [frame.arrow(y), _text(width / 2, y + GAP + 10, "output", "small middle")]
     height = y + GAP + 28
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" '
-            f'width="{WIDTH}" height="{height:.0f}" role="img" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" '
+            f'width="{width}" height="{height:.0f}" role="img" '
             f'aria-label="{escape(f"{title}: {told}")}">',
             f"<title>{escape(title)}</title>",
             f"<style>{STYLE}</style>",
             f"<defs>{HEAD}</defs>",
-            f'<rect width="{WIDTH}" height="{height:.0f}" rx="8" class="ground"/>',
+            f'<rect width="{width}" height="{height:.0f}" rx="8" class="ground"/>',
             *parts,
             "</svg>\n",
         ]
     )
 
 
-class _Box:
-    """One block, or `n` equal ones in a row: its text, and its graph if it is one."""
+def _looks(layer: LayerTime) -> tuple[object, ...]:
+    """All that is drawn of a layer but its time: layers alike in a row share a box."""
+    return layer.block, layer.fields, layer.out_shape, layer.params, layer.macs, layer.edges
 
-    def __init__(self, layer: Layer, *, n: int) -> None:
-        self.layer = layer
-        self.n = n
-        self.lines = textwrap.wrap(fields_text(layer.block), LINE_LENGTH)
-        edges = getattr(layer.block, "edges", None)
-        self.graph = None if edges is None else _Graph(tuple(edges()), layer.block)
+
+@dataclass(frozen=True)
+class _Frame:
+    """The picture's width, and what the bars are shares of; `ms` None: of MACs."""
+
+    width: int
+    macs: int
+    ms: float | None
+
+    @property
+    def is_narrow(self) -> bool:
+        return self.width < NARROW
+
+    @property
+    def margin(self) -> int:
+        return 8 if self.is_narrow else 32
+
+    @property
+    def line_length(self) -> int:
+        """Characters of a line in a box."""
+        return int((self.width - 2 * self.margin - 2 * PADDING) / (CHARACTER + 0.5))
+
+    def arrow(self, y: float) -> str:
+        x = self.width / 2
+        return f'<path d="M{x} {y:.1f}V{y + GAP - 6:.1f}" class="edge" marker-end="url(#head)"/>'
+
+
+class _Box:
+    """One layer, or several alike in a row: its text, and its graph if it is one."""
+
+    def __init__(self, layers: Sequence[LayerTime], frame: _Frame) -> None:
+        self.layer = layers[0]
+        self.frame = frame
+        times = "" if len(layers) == 1 else f"{len(layers)} × "
+        self.name = times + self.layer.block
+        told = f"{times}{self.layer.params:,} params, {times}{self.layer.macs:,} MACs"
+        if frame.ms is None:
+            self.share = len(layers) * self.layer.macs / max(frame.macs, 1)
+            self.meaning = f"{100 * self.share:.1f} % of the MACs"
+        else:
+            ms = sum(layer.latency_ms or 0.0 for layer in layers)
+            self.share = ms / max(frame.ms, 1e-12)
+            self.meaning = f"{number(1e3 * ms, 'µs')}, {100 * self.share:.0f} % of the time"
+            told += f", {self.meaning}"
+        # Beside the name where there is room.
+        self.is_beside = len(self.name) + len(told) + 4 <= frame.line_length
+        self.told = told
+        self.lines = [] if self.is_beside else textwrap.wrap(told, frame.line_length)
+        self.lines += textwrap.wrap(self.layer.fields, frame.line_length)
+        self.graph = _Graph(self.layer) if self.layer.edges else None
 
     @property
     def height(self) -> float:
         graph = 0.0 if self.graph is None else self.graph.height
         return 2 * PADDING + LINE_HEIGHT * (1 + len(self.lines)) + graph
 
-    def draw(self, y: float, macs: int) -> Iterator[str]:
-        """At this height; `macs` are those of the whole network."""
-        left, width = MARGIN, WIDTH - 2 * MARGIN
-        counts = self.layer.counts
-        share = self.n * counts.macs / max(macs, 1)
-        times = "" if self.n == 1 else f"{self.n} × "
+    def draw(self, y: float) -> Iterator[str]:
+        """At this height."""
+        left, width = self.frame.margin, self.frame.width - 2 * self.frame.margin
         yield (
             f'<rect x="{left}" y="{y:.1f}" width="{width}" height="{self.height:.1f}" rx="6" '
             f'class="box"/>'
         )
         base = y + PADDING + 10
-        yield _text(left + PADDING, base, times + type(self.layer.block).__name__, "strong")
-        told = f"{times}{counts.params:,} params, {times}{counts.macs:,} MACs"
-        yield _text(WIDTH - MARGIN - PADDING, base, told, "small soft end")
+        yield _text(left + PADDING, base, self.name, "strong")
+        if self.is_beside:
+            yield _text(left + width - PADDING, base, self.told, "small soft end")
         for line in self.lines:
             base += LINE_HEIGHT
             yield _text(left + PADDING, base, line, "small soft")
         if self.graph is not None:
             yield from self.graph.draw(left + PADDING, base + 6, width - 2 * PADDING)
         yield (
-            f'<rect x="{left}" y="{y + self.height - 4:.1f}" width="{width * share:.1f}" '
-            f'height="4" rx="2" class="share"><title>{100 * share:.1f} % of the MACs</title></rect>'
+            f'<rect x="{left}" y="{y + self.height - 4:.1f}" width="{width * self.share:.1f}" '
+            f'height="4" rx="2" class="share"><title>{escape(self.meaning)}</title></rect>'
         )
 
 
 class _Graph:
     """The edges of a cell: its nodes in a row, edges that pass nodes as arcs above it."""
 
-    def __init__(self, edges: Sequence[Edge], block: Block) -> None:
-        self.nodes = _in_order(edges, block)
+    def __init__(self, layer: LayerTime) -> None:
+        self.nodes = _in_order(layer)
         self.position = {node: i for i, node in enumerate(self.nodes)}
         self.labels: dict[tuple[int, int], str] = {}
-        for source, target, label in edges:
+        for source, target, label in layer.edges:
             ends = self.position[source], self.position[target]
             known = self.labels.get(ends)
             self.labels[ends] = label if known is None else f"{known} + {label}"
@@ -195,7 +279,7 @@ class _Graph:
                 f'<rect x="{x - half:.1f}" y="{y - 12:.1f}" width="{2 * half:.1f}" height="24" '
                 f'rx="12" class="node"/>'
             )
-            yield _text(x, y + 4, str(node), "small middle")
+            yield _text(x, y + 4, node, "small middle")
         is_crowded = max(map(_label_width, self.labels.values()), default=0) > step
         for (start, end), label in arcs:  # last, so that no line crosses a word
             if not label:
@@ -228,26 +312,27 @@ class _Graph:
         return f'<path d="{path}" class="edge" marker-end="url(#head)"/>'
 
 
-def _in_order(edges: Sequence[Edge], block: Block) -> list[Hashable]:
+def _in_order(layer: LayerTime) -> list[str]:
     """The nodes so that every edge leads on; else in the order in which the edges name them.
 
     Raises:
         ValueError: There is no such order.
     """
+    edges = layer.edges
     left = list(dict.fromkeys(node for source, target, _ in edges for node in (source, target)))
-    ordered: list[Hashable] = []
+    ordered: list[str] = []
     while left:
         behind = {target for source, target, _ in edges if source in left}
         node = next((node for node in left if node not in behind), None)
         if node is None:
-            raise ValueError(f"the edges of {type(block).__name__} form a ring: {list(edges)}")
+            raise ValueError(f"the edges of {layer.block} form a ring: {list(edges)}")
         left.remove(node)
         ordered.append(node)
     return ordered
 
 
-def _node_width(node: Hashable) -> float:
-    return max(24.0, CHARACTER * len(str(node)) + 14)
+def _node_width(node: str) -> float:
+    return max(24.0, CHARACTER * len(node) + 14)
 
 
 def _label_width(label: str) -> float:
@@ -256,8 +341,3 @@ def _label_width(label: str) -> float:
 
 def _text(x: float, y: float, text: str, classes: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{classes}">{escape(text)}</text>'
-
-
-def _arrow(start: float, end: float) -> str:
-    x = WIDTH / 2
-    return f'<path d="M{x} {start:.1f}V{end:.1f}" class="edge" marker-end="url(#head)"/>'

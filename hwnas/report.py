@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 
 from hwnas.errors import RunFolderError
-from hwnas.report_data import FRONT, RunData, best, number, percent, read_run, records
-from hwnas.report_html import page, side_by_side
+from hwnas.report_choices import choices_sections
+from hwnas.report_data import RunData, best, number, percent, records
+from hwnas.report_html import side_by_side
+from hwnas.report_members import forms_section, front_section, members_section, time_section
+from hwnas.report_page import Hints, report_page
+from hwnas.report_read import FRONT, read_run
 from hwnas.report_sections import (
     failures_section,
-    front_section,
     others_section,
     pareto_section,
     prediction_section,
@@ -32,13 +36,24 @@ def write_report(folder: Path) -> Path:
     """
     run = read_run(folder)
     title = headline(run)
+    hints = Hints()
     parts = (
         _header(run, title),
         _cards(run),
         *(f'<p class="note" role="note">{escape(note)}</p>' for note in notes(run)),
-        pareto_section(run),
+        pareto_section(run, hints),
         front_section(run),
-        side_by_side([part for part in (prediction_section(run), progress_section(run)) if part]),
+        members_section(run),
+        time_section(run, hints),
+        side_by_side(
+            [
+                part
+                for part in (prediction_section(run, hints), progress_section(run, hints))
+                if part
+            ]
+        ),
+        choices_sections(run),
+        forms_section(run),
         others_section(run),
         failures_section(run),
         record_section(run),
@@ -47,7 +62,8 @@ def write_report(folder: Path) -> Path:
     )
     path = folder / "report.html"
     try:
-        path.write_text(page(title, "\n".join(part for part in parts if part)), encoding="utf-8")
+        body = "\n".join(part for part in parts if part)
+        path.write_text(report_page(title, body, hints), encoding="utf-8")
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error}") from error
     return path
@@ -109,11 +125,20 @@ def _header(run: RunData, title: str) -> str:
         ("precision", target.get("precision")),
         ("batch", target.get("batch")),
     )
-    known = " · ".join(f"{name} {value}" for name, value in facts if value not in (None, ""))
+    known = "".join(
+        f"<li>{escape(name)} <b>{escape(str(value))}</b></li>"
+        for name, value in facts
+        if value not in (None, "")
+    )
     return (
         '<header><p class="eyebrow">hwnas · hardware-aware architecture search</p>'
-        f'<h1>{escape(title)}</h1><p class="soft">{escape(known)}</p></header>'
+        f'<h1>{_unbroken(escape(title))}</h1><ul class="facts">{known}</ul></header>'
     )
+
+
+def _unbroken(text: str) -> str:
+    """The text with units kept on the line of their numbers."""
+    return re.sub(r"(?<=\d) (?=ms|%|×)", "\u00a0", text)
 
 
 def _cards(run: RunData) -> str:

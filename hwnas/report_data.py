@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,42 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwnas.errors import RunFolderError
+from hwnas.explanation import Explanation
 from hwnas.number_text import as_number as as_number
 from hwnas.number_text import number as number
 from hwnas.number_text import percent as percent
-
-FRONT = "front.csv"
-CANDIDATES = "candidates.csv"
-TRIALS = "trials.csv"
-CONFIG = "config.toml"
-
-NETWORK_NUMBERS = (
-    "val_accuracy",
-    "test_accuracy",
-    "latency_ms",
-    "predicted_latency_ms",
-    "predicted_low_ms",
-    "predicted_high_ms",
-    "peak_memory_bytes",
-    "predicted_peak_memory_bytes",
-    "params",
-    "macs",
-    "parity_max_abs_error",
-)
-NETWORK_TEXTS = ("name", "onnx", "meets_budget", "genotype", "kind", "verdict")
-TRIAL_NUMBERS = (
-    "number",
-    "share",
-    "val_accuracy",
-    "predicted_latency_ms",
-    "predicted_low_ms",
-    "predicted_high_ms",
-    "params",
-    "macs",
-    "train_seconds",
-)
-TRIAL_TEXTS = ("state", "genotype", "failure")
 
 
 @dataclass(frozen=True)
@@ -64,6 +31,8 @@ class RunData:
         trials: All trials of the search, by number.
         config: What was asked, on which target, and what was spent.
         missing: Names of the files that are not there.
+        forms: Further files of networks, such as quantized ones.
+        explanation: What explains the search; None: nobody asked.
     """
 
     folder: Path
@@ -72,6 +41,8 @@ class RunData:
     trials: pd.DataFrame
     config: Mapping[str, Any]
     missing: tuple[str, ...]
+    forms: pd.DataFrame
+    explanation: Explanation | None = None
 
     def table(self, name: str) -> dict[str, Any]:
         """A table of `config.toml` with nested keys joined by dots; empty where there is none."""
@@ -100,6 +71,11 @@ class RunData:
         """Searched networks that were trained to the end, but are not on the front."""
         is_searched = self.candidates["kind"] != "baseline"
         return self.candidates[is_searched & ~self.candidates["name"].isin(self.front["name"])]
+
+    @cached_property
+    def int8(self) -> pd.DataFrame:
+        """The INT8 forms of networks."""
+        return self.forms[self.forms["form"] == "int8"]
 
     @cached_property
     def networks(self) -> pd.DataFrame:
@@ -141,34 +117,8 @@ class RunData:
             indices = json.loads(genotype)
             pairs = zip(choices.items(), indices, strict=True)  # type: ignore[union-attr]
             return {name: str(options[int(index)]) for (name, options), index in pairs}
-        except (AttributeError, IndexError, TypeError, ValueError):
+        except (AttributeError, IndexError, RecursionError, TypeError, ValueError):
             return {"genotype": genotype} if genotype else {}
-
-
-def read_run(folder: Path) -> RunData:
-    """Read what lies in a run folder, however far the run came.
-
-    Raises:
-        RunFolderError: If it is no run folder, or a file in it cannot be read.
-    """
-    names = (CONFIG, TRIALS, CANDIDATES, FRONT)
-    if not folder.is_dir():
-        raise RunFolderError(f"{folder} is no folder; give the folder that a search wrote (--out)")
-    missing = tuple(name for name in names if not _has_content(folder / name))
-    if len(missing) == len(names):
-        raise RunFolderError(
-            f"{folder} is no run folder: it holds none of {', '.join(names)}; "
-            f"give the folder that a search wrote (--out)"
-        )
-    front = _read_csv(folder / FRONT, NETWORK_NUMBERS, NETWORK_TEXTS)
-    return RunData(
-        folder=folder,
-        front=front.sort_values("latency_ms", kind="stable").reset_index(drop=True),
-        candidates=_read_csv(folder / CANDIDATES, NETWORK_NUMBERS, NETWORK_TEXTS),
-        trials=_read_csv(folder / TRIALS, TRIAL_NUMBERS, TRIAL_TEXTS).sort_values("number"),
-        config=_read_toml(folder / CONFIG),
-        missing=missing,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +140,15 @@ def pareto_view(run: RunData) -> View | None:
     networks, trials = run.networks, run.complete
     accuracies = [*networks["val_accuracy"].dropna()] or [*trials["val_accuracy"]]
     latencies = [*networks["latency_ms"].dropna(), *trials["predicted_latency_ms"]]
+    latencies += [*run.int8["latency_ms"].dropna()]
     if not accuracies or not latencies:
         return None
     if run.budget_ms is not None:
         latencies.append(run.budget_ms)
     low, high = min(accuracies), max(accuracies)
+    quantized = run.int8["val_accuracy"]
+    near = quantized[quantized >= low - 2 * max(high - low, 0.01)]  # not those that it ruined
+    low, high = min([low, *near]), max([high, *near])
     if not trials.empty:
         worst, upper_quarter = trials["val_accuracy"].quantile([0.05, 0.75])
         span = max(high - low, 0.01)
@@ -243,10 +197,25 @@ def best(rows: pd.DataFrame) -> dict[str, Any]:
     return records(rows.sort_values("val_accuracy", ascending=False, kind="stable").head(1))[0]
 
 
+def genotype_of(row: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The genotype of a row; None: it has none, as a baseline, or none that can be read."""
+    try:
+        return tuple(int(index) for index in json.loads(row["genotype"]))
+    except (RecursionError, TypeError, ValueError):
+        return None
+
+
 def with_interval(row: Mapping[str, Any]) -> str:
     """The predicted latency in milliseconds, `0.188 [0.176, 0.201]`."""
     low, high = number(row["predicted_low_ms"]), number(row["predicted_high_ms"])
     return f"{number(row['predicted_latency_ms'])} [{low}, {high}]"
+
+
+def measured_text(row: Mapping[str, Any]) -> str:
+    """The measured latency in milliseconds, with its interval where it has one."""
+    latency = number(row["latency_ms"])
+    low, high = number(row["measured_low_ms"]), number(row["measured_high_ms"])
+    return latency if low == "–" else f"{latency} [{low}, {high}]"
 
 
 def duration(seconds: float) -> str:
@@ -263,44 +232,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    if not _has_content(path):
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path} is no TOML file: {error}") from error
-
-
-def _read_csv(path: Path, numbers: Iterable[str], texts: Iterable[str]) -> pd.DataFrame:
-    """The named columns: numbers as floats (NaN: none), texts as they are ("" : none)."""
-    frame = pd.DataFrame()
-    try:
-        if _has_content(path):
-            # As text first: pandas would take a network that is called "NA" for a missing value.
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path} is no CSV file: {error}") from error
-    columns: dict[str, Any] = {}
-    for name in numbers:
-        values = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
-        try:
-            column = pd.to_numeric(values.replace("", np.nan)).astype(np.float64)
-        except ValueError as error:
-            raise RunFolderError(f"{path}: column {name!r} holds no number: {error}") from error
-        columns[name] = column.where(np.isfinite(column))  # a diverged network's "inf" is no score
-    for name in texts:
-        columns[name] = frame[name] if name in frame else pd.Series("", index=frame.index)
-    return pd.DataFrame(columns)

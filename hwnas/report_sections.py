@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
-from hwnas.pareto_svg import pareto_svg
+from hwnas.report_charts import (
+    WITHIN,
+    Hint,
+    full_view,
+    hypervolume_marks,
+    hypervolume_plot,
+    pareto_marks,
+    pareto_plot,
+    prediction_marks,
+    prediction_plot,
+)
 from hwnas.report_data import (
     RunData,
+    View,
     as_number,
     duration,
     hypervolume_by_trial,
@@ -22,118 +31,136 @@ from hwnas.report_data import (
     records,
     with_interval,
 )
-from hwnas.report_figures import WITHIN, hypervolume_figure, pareto_figure, prediction_figure
-from hwnas.report_html import Markup, chart, section, side_by_side, table
+from hwnas.report_html import Bar, bars, section, side_by_side, table
+from hwnas.report_members import NETWORK_COLUMNS, integer, network_cells
+from hwnas.report_page import Hints
+from hwnas.report_svg import Plot, cross, dot, line, star
 
 N_TRIALS_SHOWN = 500  # the page stays quick to open; trials.csv has them all
+N_REASONS_SHOWN, N_NUMBERS_SHOWN = 20, 8  # of failures
 
-NETWORK_COLUMNS = (
-    "Val. accuracy",
-    "Test accuracy",
-    "Measured (ms)",
-    "Predicted (ms) [low, high]",
-    "Slack to budget",
-    "Params",
-    "MACs",
-    "Peak memory (kB), predicted",
-    "ONNX − PyTorch, max",
-)
+# Widths and heights of a chart for wide, middling and narrow screens; the style sheet shows one.
+SIZES = {"large": (1080, 470), "medium": (680, 430), "compact": (350, 400)}
+HALF_SIZES = {"large": (470, 380), "medium": (680, 400), "compact": (350, 340)}
 
 
-def pareto_section(run: RunData) -> str:
+def pareto_section(run: RunData, hints: Hints) -> str:
     """The chart that the page is about, and how to read it."""
-    figure, view = pareto_figure(run), pareto_view(run)
-    if figure is None or view is None:
+    view = pareto_view(run)
+    if view is None:
         return section("Accuracy and latency", "<p>Nothing was trained yet.</p>")
-    text = "Up and to the left is better. "
+    finished, chosen = "", ""
     if not run.networks.empty:
-        text += (
+        finished = (
             "Filled dots, crosses and stars are finished networks at the latency measured on the "
             "target; the thin bar behind a dot is what was predicted before. "
         )
-    text += (
-        "Grey dots are trials of the search: predicted latency, accuracy after a short training, "
-        "so they lie lower than the same network trained to the end. Validation accuracy was used "
-        "for choosing; test accuracy is only reported, and chose nothing."
+    if not run.front.empty:
+        chosen = " A click on a dot of the front shows the network below."
+    text = (
+        f"{finished}Grey dots are trials of the search: predicted latency, accuracy after a short "
+        f"training, so they lie lower than the same network trained to the end. Validation "
+        f"accuracy was used for choosing; test accuracy is only reported, and chose nothing."
     )
-    n_below = int((run.complete["val_accuracy"] < view.low_accuracy).sum())
-    if n_below:
-        text += (
-            f" {n_below} trial{'s lie' if n_below > 1 else ' lies'} below the part that is shown; "
-            f"“Autoscale” in the chart's menu shows all."
+    parts = [
+        f"<p>Up and to the left is better.{chosen}</p>",
+        _legend(run),
+        _pareto_chart(run, view, hints),
+        f'<p class="soft">{text}</p>',
+    ]
+    whole = full_view(run)
+    if whole is not None:
+        n_below = int((run.complete["val_accuracy"] < view.low_accuracy).sum())
+        lies = "trial that lies" if n_below == 1 else "trials that lie"
+        parts.append(
+            f"<details><summary>With the {n_below} {lies} below</summary>"
+            f"{_pareto_chart(run, whole, hints)}</details>"
         )
-    drawing = f"<noscript>{pareto_svg(run)}</noscript>"
-    return section(
-        "Accuracy and latency", f"<p>{text}</p>", chart(figure, "pareto", "tall"), drawing
+    return section("Accuracy and latency", *parts)
+
+
+def _pareto_chart(run: RunData, view: View, hints: Hints) -> str:
+    label = "Validation accuracy over latency"
+    return _chart(
+        label, SIZES, lambda size: pareto_plot(run, view, *size), run, pareto_marks, hints
     )
 
 
-def front_section(run: RunData) -> str:
-    """The members of the front: numbers, files, choices."""
-    if run.front.empty:
-        return ""
-    links = [
-        # "./" and quoting: whatever the text says, it is a file below the run folder.
-        Markup(f'<a href="./{quote(row["onnx"])}">{escape(row["name"])}</a>')
-        if row["onnx"]
-        else row["name"]
-        for row in records(run.front)
-    ]
-    rows = [
-        (link, *_network_cells(run, row))
-        for link, row in zip(links, records(run.front), strict=True)
-    ]
-    options = [run.options(genotype) for genotype in run.front["genotype"]]
-    names = list(dict.fromkeys(name for chosen in options for name in chosen))
-    choices = [
-        (name, *(chosen.get(key, "–") for key in names))
-        for name, chosen in zip(run.front["name"], options, strict=True)
-    ]
-    return section(
-        "The front",
-        table(
-            "Members by rising latency; the name opens the ONNX file. Slack is the part of the "
-            "latency budget that is left. Last column: largest difference of the outputs.",
-            ("Network", *NETWORK_COLUMNS),
-            rows,
-        ),
-        "<h3>What they are made of</h3>" if names else "",
-        table("The option of each choice.", ("Network", *names), choices) if names else "",
+def _chart(
+    label: str,
+    sizes: Mapping[str, tuple[int, int]],
+    plane: Callable[[tuple[int, int]], Plot | None],
+    run: RunData,
+    marks: Callable[[RunData, Plot, Hint], Iterable[str]],
+    hints: Hints,
+) -> str:
+    """One chart in all sizes; "": there is nothing to show."""
+    drawn = []
+    for name, size in sizes.items():
+        plot = plane(size)
+        if plot is None:
+            return ""
+        drawn.append(
+            f'<svg viewBox="0 0 {size[0]} {size[1]}" class="{name}" role="img" '
+            f'aria-label="{escape(label)}">{"".join(marks(run, plot, hints))}</svg>'
+        )
+    kind = "plot half" if sizes is HALF_SIZES else "plot"
+    return f'<figure class="{kind}">{"".join(drawn)}</figure>'
+
+
+def _legend(run: RunData) -> str:
+    """What is drawn, and only that."""
+    items = (
+        (run.front, dot(10, 9, 6, "front"), "Pareto front, measured"),
+        (run.front, line(1, 9, 19, 9, "interval"), "its predicted interval"),
+        (run.baselines, star(10, 9), "hand-made baseline, measured"),
+        (run.removed, cross(10, 9), "measured, not on the front"),
+        (run.int8, dot(10, 9, 5, "twin"), "in INT8, measured"),
+        (run.complete, dot(10, 9, 3, "trial"), "trial: predicted, trained briefly"),
     )
+    listed = "".join(
+        f'<li><svg viewBox="0 0 20 18" aria-hidden="true">{mark}</svg>{escape(words)}</li>'
+        for rows, mark, words in items
+        if not rows.empty
+    )
+    return f'<ul class="legend">{listed}</ul>'
 
 
-def prediction_section(run: RunData) -> str:
+def prediction_section(run: RunData, hints: Hints) -> str:
     """How far the measured latencies lie from what was predicted."""
-    figure, networks = prediction_figure(run), run.predicted
-    if figure is None:
+    networks = run.predicted
+    label = "Predicted over measured latency"
+    drawn = _chart(
+        label, HALF_SIZES, lambda size: prediction_plot(run, *size), run, prediction_marks, hints
+    )
+    if not drawn:
         return ""
     is_near = networks["error"] <= WITHIN
     is_inside = networks["latency_ms"].between(
         networks["predicted_low_ms"], networks["predicted_high_ms"]
     )
     text = (
-        f"Of {len(networks)} measured, {is_near.sum()} within ±{WITHIN:.0%} of the prediction, "
-        f"{is_inside.sum()} within the predicted interval; "
+        f"Of {len(networks)} measured, {is_near.sum()} within ±{WITHIN:.0%} of the prediction (the "
+        f"band), {is_inside.sum()} within the predicted interval; "
         f"mean error {percent(networks['error'].mean())}."
     )
-    return section(
-        "Was the prediction right?", f"<p>{text}</p>", chart(figure, "prediction", "low")
-    )
+    return section("Was the prediction right?", f"<p>{text}</p>", drawn)
 
 
-def progress_section(run: RunData) -> str:
+def progress_section(run: RunData, hints: Hints) -> str:
     """Hypervolume over trials."""
-    figure = hypervolume_figure(run)
-    if figure is None:
+    label = "Hypervolume over trials"
+    drawn = _chart(
+        label, HALF_SIZES, lambda size: hypervolume_plot(run, *size), run, hypervolume_marks, hints
+    )
+    if not drawn:
         return ""
     text = (
         f"Share of the box from 0 to {number(run.reference_ms, 'ms')} and from 0 to 100 % accuracy "
         f"that the trials so far dominate, by predicted latency and accuracy after short "
         f"training. A flat end says that more trials would have brought little."
     )
-    return section(
-        "Did the search still gain?", f"<p>{text}</p>", chart(figure, "hypervolume", "low")
-    )
+    return section("Did the search still gain?", f"<p>{text}</p>", drawn)
 
 
 def others_section(run: RunData) -> str:
@@ -142,14 +169,14 @@ def others_section(run: RunData) -> str:
     if others.empty:
         return ""
     rows = [
-        (row["name"], row["verdict"] or "–", *_network_cells(run, row)[:-1])
+        (row["name"], row["verdict"] or "–", *network_cells(run, row)[:-2])
         for row in records(others)
     ]
     return section(
         "Trained to the end, but not on the front",
         table(
             "Baselines are hand-made networks, trained by the same recipe.",
-            ("Network", "Why", *NETWORK_COLUMNS[:-1]),  # nothing exported: no parity
+            ("Network", "Why", *NETWORK_COLUMNS[:-2]),  # of the rest there is no room
             rows,
             n_text=2,
         ),
@@ -160,12 +187,29 @@ def failures_section(run: RunData) -> str:
     """Failed trials by reason, the most frequent first."""
     if run.failed.empty:
         return ""
-    counts = run.failed["failure"].replace("", "no reason recorded").value_counts()
-    rows = [(str(reason), f"{n}") for reason, n in counts.items()]
+    failed = run.failed.assign(failure=run.failed["failure"].replace("", "no reason recorded"))
+    groups = sorted(failed.groupby("failure", sort=False), key=lambda group: -len(group[1]))
+    rows = [
+        (str(reason), f"{len(trials)}", percent(len(trials) / len(run.trials)), _numbers(trials))
+        for reason, trials in groups[:N_REASONS_SHOWN]
+    ]
+    if len(groups) > N_REASONS_SHOWN:
+        n = sum(len(trials) for _, trials in groups[N_REASONS_SHOWN:])
+        rows.append(("other reasons, see trials.csv", f"{n}", percent(n / len(run.trials)), "–"))
     return section(
         f"Failed trials: {len(run.failed)}",
-        table("A failed trial ends itself, not the search.", ("Reason", "Trials"), rows),
+        table(
+            "A failed trial ends itself, not the search.",
+            ("Reason", "Trials", "Of all", "Numbers"),
+            rows,
+        ),
     )
+
+
+def _numbers(trials: pd.DataFrame) -> str:
+    """The first numbers of some trials."""
+    shown = [f"{number:.0f}" for number in trials["number"].head(N_NUMBERS_SHOWN)]
+    return ", ".join(shown + ["…"] * (len(trials) > N_NUMBERS_SHOWN))
 
 
 def record_section(run: RunData) -> str:
@@ -177,14 +221,14 @@ def record_section(run: RunData) -> str:
         if name in ("fastest_ms", "median_ms", "slowest_ms")
     ]
     tables = (
-        ("What was spent", _spent(run.table("spent"))),
         ("Target", _plain(run.table("target"))),
         ("Search", _plain(run.table("search"))),
         ("Versions", _plain(run.table("versions"))),
         ("Search space", [(key.removeprefix("choices."), text) for key, text in _plain(space)]),
         ("Latency of the space's sampled networks", spans),
     )
-    return side_by_side([section(title, table("", (), rows)) for title, rows in tables if rows])
+    boxes = [section(title, table("", (), rows)) for title, rows in tables if rows]
+    return side_by_side([part for part in (_spent_section(run), *boxes) if part])
 
 
 def reproduce_section(run: RunData) -> str:
@@ -216,8 +260,8 @@ def trials_section(run: RunData) -> str:
             ", ".join(f"{k}={v}" for k, v in run.options(row["genotype"]).items()),
             percent(row["val_accuracy"]),
             with_interval(row),
-            _integer(row["params"]),
-            _integer(row["macs"]),
+            integer(row["params"]),
+            integer(row["macs"]),
             number(row["train_seconds"]),
             percent(volume_of.get(row["number"])),
         )
@@ -242,48 +286,33 @@ def trials_section(run: RunData) -> str:
         n_text=3,
     )
     return (
-        f"<section><details><summary>All trials, as a table</summary>{content}</details></section>"
+        f'<section><details class="whole"><summary>All trials, as a table</summary>'
+        f"{content}</details></section>"
     )
 
 
-def _network_cells(run: RunData, row: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of `NETWORK_COLUMNS`."""
-    slack = None if run.budget_ms is None else 1 - row["latency_ms"] / run.budget_ms
-    parity = row["parity_max_abs_error"]
-    return (
-        percent(row["val_accuracy"]),
-        percent(row["test_accuracy"]),
-        number(row["latency_ms"]),
-        with_interval(row),
-        percent(slack).replace("-", "−"),
-        _integer(row["params"]),
-        _integer(row["macs"]),
-        _peak_memory(row),
-        "–" if math.isnan(parity) else f"{parity:.1e}",
-    )
-
-
-def _peak_memory(row: Mapping[str, Any]) -> str:
-    """Measured, and in brackets what the search had predicted, if it did; kB."""
-    measured = number(row["peak_memory_bytes"] / 1e3)
-    predicted = row["predicted_peak_memory_bytes"]
-    return measured if math.isnan(predicted) else f"{measured} ({number(predicted / 1e3)})"
-
-
-def _integer(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:,.0f}"
-
-
-def _spent(spent: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Durations with their share of the whole, then counts."""
+def _spent_section(run: RunData) -> str:
+    """Time by step with its share of the whole, then counts."""
+    spent = run.table("spent")
     seconds = {k: as_number(v) or 0.0 for k, v in spent.items() if k.endswith("_seconds")}
-    whole = sum(seconds.values()) or math.inf
-    rows = [
-        (_words(key.removesuffix("_seconds")), f"{duration(value)} ({value / whole:.0%})")
+    counts = {
+        _words(key.removeprefix("n_")): value for key, value in spent.items() if key not in seconds
+    }
+    if not spent:
+        return ""
+    whole = sum(seconds.values())
+    steps = [
+        Bar(
+            _words(key.removesuffix("_seconds")),
+            (value / (whole or 1.0),),
+            duration(value),
+            f"{value / (whole or 1.0):.0%}",
+        )
         for key, value in seconds.items()
     ]
-    counts = {key: value for key, value in spent.items() if key not in seconds}
-    return rows + [(_words(key.removeprefix("n_")), text) for key, text in _plain(counts)]
+    text = f"<p>{escape(duration(whole))} in all.</p>" if steps else ""
+    listed = table("", (), _plain(counts)) if counts else ""
+    return section("What was spent", text, bars(steps), listed)
 
 
 def _words(key: str) -> str:
@@ -298,5 +327,6 @@ def _plain(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = f"{value:,}" if is_count else str(value)
         if isinstance(value, list):
             text = ", ".join(map(str, value))
-        rows.append((key, text))
+        if text:
+            rows.append((key, text))
     return rows

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from hwnas.blocks import ClassifierHead, ConvBlock
-from hwnas.drawing import architecture_svg, layers_of
+from hwnas.drawing import architecture_svg, described, layers_of, layers_svg
 from hwnas.networks import counts
 from hwnas.spaces.base import Architecture
 
@@ -152,3 +152,35 @@ def test_edges_that_form_a_ring_are_refused():
 def test_a_block_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         drawn(Architecture((3,), (ConvBlock(8, 3, 1, "relu"),)))
+
+
+def test_where_all_times_are_known_the_bars_are_shares_of_them():
+    layers = [described(layer, ms) for layer, ms in zip(layers_of(CONVS), (1, 2, 5), strict=True)]
+    root = ElementTree.fromstring(layers_svg(layers, in_shape="1×8×8", title="t"))
+    bars = [rect for rect in root.iter(f"{SVG}rect") if rect.get("class") == "share"]
+    told = [bar.find(f"{SVG}title").text for bar in bars]
+    assert told == [
+        "1,000 µs, 12 % of the time", "2,000 µs, 25 % of the time", "5,000 µs, 62 % of the time",
+    ]  # fmt: skip
+    assert float(bars[1].get("width")) == pytest.approx(0.25 * (760 - 2 * 32))
+
+
+def test_one_unknown_time_makes_the_bars_shares_of_the_macs():
+    layers = [
+        described(layer, ms) for layer, ms in zip(layers_of(CONVS), (1, None, 5), strict=True)
+    ]
+    root = ElementTree.fromstring(layers_svg(layers, in_shape="1×8×8", title="t"))
+    titles = [rect.find(f"{SVG}title") for rect in root.iter(f"{SVG}rect")]
+    assert all("of the MACs" in title.text for title in titles if title is not None)
+
+
+@pytest.mark.parametrize("width", [350, 600, 760])
+def test_no_line_of_text_is_longer_than_its_box(width):
+    cell = Cell(((0, 1, "conv"),), note="word " * 60)
+    layers = [described(layer, 1.0) for layer in layers_of(Architecture((4, 8, 8), (cell,)))]
+    root = ElementTree.fromstring(layers_svg(layers, in_shape="4×8×8", title="t", width=width))
+    assert root.get("width") == str(width)
+    lines = [text for text in root.iter(f"{SVG}text") if text.get("class") == "small soft"]
+    assert len(lines) > 3
+    for line in lines:
+        assert float(line.get("x")) + 6.0 * len(line.text) < width

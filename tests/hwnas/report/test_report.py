@@ -1,97 +1,42 @@
+import base64
+import hashlib
 import json
 import re
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
-import tomli_w
-from plotly.offline import get_plotlyjs
 
 from hwnas.errors import RunFolderError
 from hwnas.pareto_svg import write_pareto_svg
 from hwnas.report import write_report
-from hwnas.report_data import hypervolume_by_trial, pareto_view, read_run
+from hwnas.report_data import hypervolume_by_trial, pareto_view
+from hwnas.report_page import REPORT_STYLE, SCRIPT
+from hwnas.report_read import read_run
 from hwnas.report_sections import N_TRIALS_SHOWN
 
 SVG = "{http://www.w3.org/2000/svg}"
-CONFIG = {
-    "search": {"data": "digits", "trials": 4, "seed": 0},
-    "reproduce": {"command": "hwnas search --data digits"},
-    "budget": {"latency_ms": 0.2, "fastest_ms": 0.05, "median_ms": 0.3, "slowest_ms": 1.0},
-    "target": {"runtime": "onnxruntime", "version": "1.31.0", "device": "Toy CPU"},
-    "versions": {"torch": "2.13.0"},
-    "spent": {"search_seconds": 90.0, "train_seconds": 30.0, "n_trials": 4},
-    "space": {"name": "toy", "size": 6, "choices": {"depth": [1, 2, 3], "kernel": [3, 5]}},
-}
-
-
-def network(name: str, latency_ms: float, accuracy: float, **more: object) -> dict[str, object]:
-    return {
-        "name": name,
-        "onnx": f"{name}.onnx",
-        "val_accuracy": accuracy,
-        "test_accuracy": accuracy - 0.01,
-        "latency_ms": latency_ms,
-        "predicted_latency_ms": latency_ms * 1.05,
-        "predicted_low_ms": latency_ms * 0.98,
-        "predicted_high_ms": latency_ms * 1.12,
-        "peak_memory_bytes": 1_234_000,
-        "params": 12_345,
-        "macs": 1_234_567,
-        "parity_max_abs_error": 2e-6,
-        "meets_budget": True,
-        "genotype": json.dumps([2, 1]),
-        "kind": "searched",
-        "verdict": "front",
-    } | more
-
-
-def trial(number: int, latency_ms: float, accuracy: float | None) -> dict[str, object]:
-    return {
-        "number": number,
-        "state": "failed" if accuracy is None else "complete",
-        "genotype": json.dumps([0, 1]),
-        "val_accuracy": accuracy,
-        "predicted_latency_ms": latency_ms,
-        "predicted_low_ms": latency_ms * 0.9,
-        "predicted_high_ms": latency_ms * 1.1,
-        "failure": "" if accuracy is not None else "loss became NaN",
-    }
-
-
-TRIALS = [trial(0, 0.1, 0.86), trial(1, 0.15, 0.88), trial(2, 0.15, None), trial(3, 0.19, 0.87)]
-NETWORKS = [
-    network("fast", 0.10, 0.90),
-    network("good", 0.19, 0.96),
-    network("slow", 0.22, 0.97, verdict="over budget: measured 0.22 ms > 0.2 ms"),
-    network("lenet", 0.38, 0.95, kind="baseline", verdict="baseline"),
-]
-
-
-def write_run(folder: Path, networks: list[dict[str, object]] = NETWORKS) -> Path:
-    candidates = pd.DataFrame(networks)
-    candidates.to_csv(folder / "candidates.csv", index=False)
-    front = candidates[candidates["verdict"] == "front"].drop(columns=["kind", "verdict"])
-    front.to_csv(folder / "front.csv", index=False)
-    pd.DataFrame(TRIALS).to_csv(folder / "trials.csv", index=False)
-    (folder / "config.toml").write_text(tomli_w.dumps(CONFIG), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    return write_run(tmp_path)
 
 
 def read_page(folder: Path) -> str:
-    """The page without the text of plotly's own library."""
-    page = write_report(folder).read_text(encoding="utf-8")
-    assert page.count(get_plotlyjs()) == 1
-    return page.replace(get_plotlyjs(), "")
+    """The page without its style and its script, of which the same part stands in every page."""
+    page = write_report(folder).read_text(encoding="utf-8").replace("\u00a0", " ")
+    for ours in (SCRIPT, REPORT_STYLE):
+        assert page.count(ours) == 1
+        page = page.replace(ours, "")
+    return page
+
+
+def hints_of(page: str) -> list[str]:
+    """What is told of the marks of the charts."""
+    (data,) = re.findall(r'id="hints">(.*?)</script>', page)
+    hints: list[str] = json.loads(data)
+    return hints
 
 
 class Tags(HTMLParser):
@@ -121,9 +66,9 @@ def test_speed_against_the_baseline_is_that_of_the_fastest_member_no_worse(
     assert "<b>2.0×</b>" in read_page(run_folder)
 
 
-def test_a_network_is_picked_by_validation_not_by_test_accuracy(tmp_path: Path) -> None:
-    lucky = network("lucky", 0.12, 0.91, test_accuracy=0.999)
-    page = read_page(write_run(tmp_path, [lucky, *NETWORKS]))
+def test_a_network_is_picked_by_validation_not_by_test_accuracy(tmp_path: Path, runs) -> None:
+    lucky = runs.network("lucky", 0.12, 0.91, test_accuracy=0.999)
+    page = read_page(runs.write(tmp_path, [lucky, *runs.networks]))
     assert "best 95.0 % test accuracy" in page
 
 
@@ -138,7 +83,7 @@ def test_page_shows_numbers_choices_reasons_and_record(run_folder: Path) -> None
         "2.0e-06",
         escape("over budget: measured 0.22 ms > 0.2 ms"),
         "loss became NaN",
-        "1 min 30 s (75%)",  # of 120 s
+        "<b>1 min 30 s</b> 75%",  # of 120 s
         "hwnas search --data digits",
         "2.13.0",
         "depth=1, kernel=5",  # genotype [0, 1]
@@ -146,31 +91,64 @@ def test_page_shows_numbers_choices_reasons_and_record(run_folder: Path) -> None
         assert text in page
 
 
-def test_three_charts_are_drawn_and_their_numbers_are_in_tables(run_folder: Path) -> None:
+def test_three_charts_are_drawn_for_three_widths_and_their_numbers_are_in_tables(
+    run_folder: Path, runs
+) -> None:
     page = read_page(run_folder)
-    assert re.findall(r'Plotly\.newPlot\(\s*"(\w+)"', page) == [
-        "pareto",
-        "prediction",
-        "hypervolume",
-    ]
-    assert page.count("<tr><td class=text>") >= len(NETWORKS) + len(TRIALS)
+    charts = [a for tag, a in Tags(page).found if tag == "svg" and a.get("role") == "img"]
+    assert [chart["class"] for chart in charts] == ["large", "medium", "compact"] * 3
+    assert {chart["aria-label"] for chart in charts} == {
+        "Validation accuracy over latency", "Predicted over measured latency",
+        "Hypervolume over trials",
+    }  # fmt: skip
+    assert page.count("<td class=text>") >= len(runs.networks) + len(runs.trials)
+
+
+def test_marks_tell_the_architecture_and_the_latency_with_its_interval(run_folder: Path) -> None:
+    page = read_page(run_folder)
+    hints = hints_of(page)
+    (good,) = [hint for hint in hints if hint.startswith("good\n")]
+    assert good.split("\n")[1:] == [
+        "0.190 ms measured", "0.200 [0.186, 0.213] ms predicted",
+        "96.0 % validation, 95.0 % test accuracy", "depth 3 · kernel 5",
+    ]  # fmt: skip
+    marks = [a for _, a in Tags(page).found if a.get("data-hint") == str(hints.index(good))]
+    # A dot of the front and one of the predictions, each in three widths.
+    assert [mark.get("class") for mark in marks] == ["front"] * 3 + ["network"] * 3
+
+
+def test_a_dot_a_row_and_a_button_choose_the_same_member(run_folder: Path) -> None:
+    tags = [(tag, a) for tag, a in Tags(read_page(run_folder)).found if a.get("data-member") == "1"]
+    kinds = {tag for tag, _ in tags}
+    assert kinds == {"circle", "tr", "button", "article"}  # the last is what they show
+    assert all(a["tabindex"] == "0" for tag, a in tags if tag == "circle")
 
 
 def test_prediction_errors_are_counted(run_folder: Path) -> None:
     assert (
-        "Of 4 measured, 4 within ±10% of the prediction, 4 within the predicted interval; "
-        "mean error 5.0 %."
+        "Of 4 measured, 4 within ±10% of the prediction (the band), 4 within the predicted "
+        "interval; mean error 5.0 %."
     ) in read_page(run_folder)
 
 
-def test_page_loads_nothing_from_elsewhere(run_folder: Path) -> None:
+def test_page_loads_nothing_from_elsewhere_and_runs_no_script_but_its_own(
+    run_folder: Path,
+) -> None:
     page = read_page(run_folder)
     for tag, attributes in Tags(page).found:
-        assert "src" not in attributes, tag
+        assert (attributes.get("src") or "data:").startswith("data:image/svg+xml;base64,"[:5]), tag
         assert (attributes.get("href") or "./").startswith("./")
         assert tag not in {"link", "iframe", "object", "base"}
-    assert "default-src 'none'" in page
-    assert not re.search(r"url\(|@import|fetch\(", page)
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    assert f"default-src 'none'; script-src 'sha256-{digest}';" in page
+    whole = page + SCRIPT + REPORT_STYLE
+    assert not re.search(r"url\((?!#)|@import|fetch\(|https?://(?!www.w3.org/2000/svg)", whole)
+
+
+def test_page_is_small_enough_to_send(run_folder: Path, runs) -> None:
+    trials = [runs.trial(i, 0.1 + i / 1e4, 0.5 + i / 1e4) for i in range(300)]
+    pd.DataFrame(trials).to_csv(run_folder / "trials.csv", index=False)
+    assert write_report(run_folder).stat().st_size < 500_000
 
 
 def test_same_files_give_the_same_page(run_folder: Path) -> None:
@@ -178,21 +156,22 @@ def test_same_files_give_the_same_page(run_folder: Path) -> None:
     assert write_report(run_folder).read_bytes() == first
 
 
-def test_text_from_files_is_never_markup(tmp_path: Path) -> None:
-    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
-    write_run(tmp_path, [network(evil, 0.1, 0.9, onnx="javascript:alert(3)", genotype=evil)])
-    trials = pd.DataFrame([*TRIALS, trial(4, 0.1, None) | {"failure": evil}])
-    trials.to_csv(tmp_path / "trials.csv", index=False)
-    config = {name: dict.fromkeys((evil, "device", "command"), evil) for name in CONFIG}
-    (tmp_path / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
-    page = read_page(tmp_path)
+def test_text_from_files_is_never_markup(evil_folder: Path, runs) -> None:
+    page = read_page(evil_folder)
     tags = Tags(page).found
-    assert "img" not in {tag for tag, _ in tags}
+    images = [attributes for tag, attributes in tags if tag == "img"]
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in images)
+    assert len(images) == 1  # the drawing
     assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
-    assert [a["href"] for tag, a in tags if tag == "a"] == ["./javascript%3Aalert%283%29"]
-    # One script for the library and one for each chart; plotly writes "<" as <.
-    assert page.count("<script") == page.count("</script>") == 4
-    ElementTree.parse(write_pareto_svg(tmp_path, tmp_path / "pareto.svg"))
+    links = {attributes["href"] for tag, attributes in tags if tag == "a"}
+    assert links == {"./javascript%3Aalert%283%29", f"./{quote(runs.evil)}"}
+    # The hints, which no browser runs, and our own one.
+    assert page.count("<script") == page.count("</script>") == 2
+    assert any(runs.evil in hint for hint in hints_of(page))
+    drawing = base64.b64decode(images[0]["src"].partition(",")[2]).decode()
+    assert "<script" not in drawing
+    ElementTree.fromstring(drawing)
+    ElementTree.parse(write_pareto_svg(evil_folder, evil_folder / "pareto.svg"))
 
 
 @pytest.mark.parametrize("lost", ["front.csv", "candidates.csv", "trials.csv", "config.toml"])
@@ -209,25 +188,25 @@ def test_page_is_written_from_any_single_file(run_folder: Path, kept: str) -> No
     assert "there is no" in read_page(run_folder)
 
 
-def test_interrupted_search_is_reported_with_its_best_trial(run_folder: Path) -> None:
+def test_interrupted_search_is_reported_with_its_best_trial(run_folder: Path, runs) -> None:
     (run_folder / "front.csv").unlink()
     (run_folder / "candidates.csv").write_text("")  # cut off before its header
-    pd.DataFrame(TRIALS[:2]).to_csv(run_folder / "trials.csv", index=False)
+    pd.DataFrame(runs.trials[:2]).to_csv(run_folder / "trials.csv", index=False)
     page = read_page(run_folder)
     assert "the best of 2 trials so far: 88.0 % validation accuracy" in page
     assert "there is no candidates.csv, no front.csv" in page
     assert "The record holds 2 of the 4 trials asked for." in page
 
 
-def test_empty_front_says_what_was_nearest(tmp_path: Path) -> None:
-    page = read_page(write_run(tmp_path, NETWORKS[2:]))
+def test_empty_front_says_what_was_nearest(tmp_path: Path, runs) -> None:
+    page = read_page(runs.write(tmp_path, runs.networks[2:]))
     assert "No network within 0.200 ms on Toy CPU held in verification" in page
     assert "the fastest that was measured needs 0.220 ms" in page
 
 
-def test_single_member_without_budget_or_prediction(tmp_path: Path) -> None:
+def test_single_member_without_budget_or_prediction(tmp_path: Path, runs) -> None:
     nothing = dict.fromkeys(("predicted_latency_ms", "predicted_low_ms", "predicted_high_ms"))
-    write_run(tmp_path, [network("only", 0.1, 0.9) | nothing])
+    runs.write(tmp_path, [runs.network("only", 0.1, 0.9) | nothing])
     (tmp_path / "config.toml").write_text("")
     (tmp_path / "trials.csv").unlink()
     page = read_page(tmp_path)
@@ -235,17 +214,17 @@ def test_single_member_without_budget_or_prediction(tmp_path: Path) -> None:
     assert "– [–, –]" in page
 
 
-def test_long_record_is_cut_and_says_so(run_folder: Path) -> None:
+def test_long_record_is_cut_and_says_so(run_folder: Path, runs) -> None:
     n = N_TRIALS_SHOWN + 5
-    pd.DataFrame([trial(i, 0.1, 0.5) for i in range(n)]).to_csv(
+    pd.DataFrame([runs.trial(i, 0.1, 0.5) for i in range(n)]).to_csv(
         run_folder / "trials.csv", index=False
     )
     assert f"{n} trials, the first {N_TRIALS_SHOWN} here" in read_page(run_folder)
 
 
-def test_charts_show_trials_of_the_longest_training_only(run_folder: Path) -> None:
-    part = [trial(i, 0.1, 0.5) | {"share": 1 / 9} for i in range(9)]
-    whole = [trial(i, 0.1, 0.9) | {"share": 1.0} for i in range(9, 12)]
+def test_charts_show_trials_of_the_longest_training_only(run_folder: Path, runs) -> None:
+    part = [runs.trial(i, 0.1, 0.5) | {"share": 1 / 9} for i in range(9)]
+    whole = [runs.trial(i, 0.1, 0.9) | {"share": 1.0} for i in range(9, 12)]
     pd.DataFrame([*part, *whole]).to_csv(run_folder / "trials.csv", index=False)
     assert list(read_run(run_folder).complete["number"]) == [9, 10, 11]
     page = read_page(run_folder)
@@ -253,20 +232,24 @@ def test_charts_show_trials_of_the_longest_training_only(run_folder: Path) -> No
     assert "11.1 %" in page
 
 
-def test_a_diverged_trial_does_not_press_the_front_together(run_folder: Path) -> None:
-    trials = [trial(i, 0.1, 0.88) for i in range(30)] + [trial(30, 0.1, 0.1)]
+def test_a_diverged_trial_does_not_press_the_front_together(run_folder: Path, runs) -> None:
+    trials = [runs.trial(i, 0.1, 0.88) for i in range(30)] + [runs.trial(30, 0.1, 0.1)]
     pd.DataFrame(trials).to_csv(run_folder / "trials.csv", index=False)
     view = pareto_view(read_run(run_folder))
     assert 0.8 < view.low_accuracy < 0.88
-    assert "1 trial lies below the part that is shown" in read_page(run_folder)
+    assert "With the 1 trial that lies below" in read_page(run_folder)
 
 
-def test_a_network_called_na_keeps_its_name(tmp_path: Path) -> None:
-    assert list(read_run(write_run(tmp_path, [network("NA", 0.1, 0.9)])).front["name"]) == ["NA"]
+def test_a_network_called_na_keeps_its_name(tmp_path: Path, runs) -> None:
+    assert list(read_run(runs.write(tmp_path, [runs.network("NA", 0.1, 0.9)])).front["name"]) == [
+        "NA"
+    ]
 
 
-def test_hypervolume_never_falls_and_is_that_of_the_boxes() -> None:
-    trials = pd.DataFrame([trial(0, 0.1, 0.5), trial(1, 0.05, 0.4), trial(2, 0.3, 1.0)])
+def test_hypervolume_never_falls_and_is_that_of_the_boxes(runs) -> None:
+    trials = pd.DataFrame(
+        [runs.trial(0, 0.1, 0.5), runs.trial(1, 0.05, 0.4), runs.trial(2, 0.3, 1.0)]
+    )
     # Reference (0.2 ms, 0): 0.5 · 0.5, then a second box 0.25 wide and 0.4 high to its left,
     # then a trial slower than the reference.
     expected = [0.25, 0.25 + 0.25 * 0.4, 0.35]

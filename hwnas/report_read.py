@@ -1,0 +1,166 @@
+"""Reading what lies in a run folder, however far the run came and however old it is."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hwnas.errors import RunFolderError
+from hwnas.explanation import read_explanation
+from hwnas.number_text import as_number
+from hwnas.report_data import RunData
+from hwnas.report_study import read_study
+
+FRONT = "front.csv"
+CANDIDATES = "candidates.csv"
+TRIALS = "trials.csv"
+FORMS = "forms.csv"  # not of every run: only where more than one form was asked for
+CONFIG = "config.toml"
+
+NETWORK_NUMBERS = (
+    "val_accuracy",
+    "test_accuracy",
+    "latency_ms",
+    "predicted_latency_ms",
+    "predicted_low_ms",
+    "predicted_high_ms",
+    "peak_memory_bytes",
+    "predicted_peak_memory_bytes",
+    "params",
+    "macs",
+    "parity_max_abs_error",
+    "slack",
+    "measured_low_ms",
+    "measured_high_ms",
+    "int8_val_accuracy",
+    "int8_test_accuracy",
+    "int8_latency_ms",
+)
+NETWORK_TEXTS = (
+    "name", "onnx", "meets_budget", "genotype", "kind", "verdict", "int8_onnx", "int8_verdict",
+)  # fmt: skip
+FORM_NUMBERS = ("val_accuracy", "test_accuracy", "latency_ms", "fp32_latency_ms", "n_bytes")
+FORM_TEXTS = ("name", "form", "onnx", "how", "verdict")
+TRIAL_NUMBERS = (
+    "number",
+    "share",
+    "val_accuracy",
+    "predicted_latency_ms",
+    "predicted_low_ms",
+    "predicted_high_ms",
+    "params",
+    "macs",
+    "train_seconds",
+)
+TRIAL_TEXTS = ("state", "genotype", "failure")
+
+
+def read_run(folder: Path) -> RunData:
+    """Read what lies in a run folder, however far the run came.
+
+    Raises:
+        RunFolderError: If it is no run folder, or a file in it cannot be read.
+    """
+    names = (CONFIG, TRIALS, CANDIDATES, FRONT)
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder} is no folder; give the folder that a search wrote (--out)")
+    missing = tuple(name for name in names if not _has_content(folder / name))
+    config = _read_toml(folder / CONFIG)
+    trials = _read_trials(folder, config)
+    if len(missing) == len(names) and trials.empty:
+        raise RunFolderError(
+            f"{folder} is no run folder: it holds none of {', '.join(names)}; "
+            f"give the folder that a search wrote (--out)"
+        )
+    front = _read_csv(folder / FRONT, NETWORK_NUMBERS, NETWORK_TEXTS)
+    candidates = _read_csv(folder / CANDIDATES, NETWORK_NUMBERS, NETWORK_TEXTS)
+    return RunData(
+        folder=folder,
+        front=front.sort_values("latency_ms", kind="stable").reset_index(drop=True),
+        candidates=candidates,
+        trials=trials,
+        config=config,
+        missing=missing,
+        forms=_read_forms(folder, candidates if not candidates.empty else front),
+        explanation=read_explanation(folder),
+    )
+
+
+def _read_forms(folder: Path, networks: pd.DataFrame) -> pd.DataFrame:
+    """The table of forms, or what the networks' own table says of their INT8 forms."""
+    table = _read_csv(folder / FORMS, FORM_NUMBERS, FORM_TEXTS)
+    if not table.empty:
+        return table
+    has_twin = (networks["int8_verdict"] != "") | networks["int8_latency_ms"].notna()
+    rows = networks[has_twin]
+    of_twin = [name for name in map(str, rows) if name.startswith("int8_")]
+    named = {name.removeprefix("int8_"): rows[name] for name in of_twin}
+    own = {"name": rows["name"], "form": "int8", "fp32_latency_ms": rows["latency_ms"]}
+    return _typed(pd.DataFrame(own | named), FORM_NUMBERS, FORM_TEXTS, folder)
+
+
+def _read_trials(folder: Path, config: Mapping[str, Any]) -> pd.DataFrame:
+    """The trials by number: from the table that a search writes when it stops, or from its record.
+
+    A killed search has written no table, or one of an earlier call with fewer trials.
+    """
+    table = _read_csv(folder / TRIALS, TRIAL_NUMBERS, TRIAL_TEXTS)
+    search = config.get("search")
+    asked = as_number(search.get("trials")) if isinstance(search, Mapping) else None
+    if asked is None or len(table) < asked:
+        rows: list[dict[str, Any]] = []
+        try:
+            rows = read_study(folder)
+        except RunFolderError:
+            if table.empty:  # else there is something to show
+                raise
+        if len(rows) > len(table):
+            table = _typed(pd.DataFrame(rows), TRIAL_NUMBERS, TRIAL_TEXTS, folder)
+    return table.sort_values("number", kind="stable").reset_index(drop=True)
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not _has_content(path):
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is no TOML file: {error}") from error
+
+
+def _read_csv(path: Path, numbers: Iterable[str], texts: Iterable[str]) -> pd.DataFrame:
+    """The named columns: numbers as floats (NaN: none), texts as they are ("" : none)."""
+    frame = pd.DataFrame()
+    try:
+        if _has_content(path):
+            # As text first: pandas would take a network that is called "NA" for a missing value.
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is no CSV file: {error}") from error
+    return _typed(frame, numbers, texts, path)
+
+
+def _typed(
+    frame: pd.DataFrame, numbers: Iterable[str], texts: Iterable[str], path: Path
+) -> pd.DataFrame:
+    """The named columns of a table that was read from `path`."""
+    columns: dict[str, Any] = {}
+    for name in numbers:
+        values = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
+        try:
+            column = pd.to_numeric(values.replace("", np.nan)).astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise RunFolderError(f"{path}: column {name!r} holds no number: {error}") from error
+        columns[name] = column.where(np.isfinite(column))  # a diverged network's "inf" is no score
+    for name in texts:
+        columns[name] = frame[name] if name in frame else pd.Series("", index=frame.index)
+    return pd.DataFrame(columns)
