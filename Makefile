@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 SEED ?= 0
 
-.PHONY: help demo test test-slow lint pretrained clean
+.PHONY: help demo test test-slow test-chaos test-fuzz test-scale lint pretrained clean
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -27,10 +27,24 @@ demo: .venv/installed  ## profile this machine, search on digits under a latency
 	$(BIN)/hwnas search --data digits --space mobile --latency-ms 40% --out $(RUN) --seed $(SEED)
 
 test: .venv/installed-test lint  ## lint, types, tests, doctests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-slow: .venv/installed-test lint  ## the tests of `make test` and those that take minutes
 	$(BIN)/python -m pytest -q -m ''
+
+test-chaos: .venv/installed-test  ## a search whose candidates fail and whose driver is killed three times
+	$(BIN)/python -m pytest -q -s -m '' tests/hwnas/chaos
+
+FUZZ_RUNS ?= 10000
+FUZZED := budget config csv database genotype header model npz predictor search_table table text
+test-fuzz: .venv/installed-test  ## feed everything that reads files with mutated ones, guided by coverage
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	for reader in $(FUZZED); do \
+		$(BIN)/python tests/fuzz/fuzz.py $$reader --runs $(FUZZ_RUNS) --corpus runs/fuzz || exit 1; done
+
+test-scale: .venv/installed-test  ## searches on a real Ray cluster and PostgreSQL server (Debian: apt-get install postgresql)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,ray,postgresql]'
+	$(BIN)/python -m pytest -q tests/scale
 
 lint: .venv/installed-test  ## ruff and mypy
 	$(BIN)/ruff check .

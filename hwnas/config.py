@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,27 @@ from hwnas.errors import ConfigError, RunFolderError, unknown_name
 
 CONFIG = "config.toml"
 _LISTS = ("budgets", "recipe")
-# May differ when a run is taken up again: they say how far to go, not what to do.
-_MAY_GROW = ("trials", "minutes", "patience")
+EXECUTORS = ("processes", "ray")
+# May differ when a run is taken up again: they say how far and how fast to go, and what to deliver
+# beside the front, not what to do.
+_MAY_GROW = (
+    "trials", "minutes", "patience", "executor", "workers", "gpus_per_trial", "trial_seconds",
+    "trial_memory_mb", "int8", "dynamic_batch", "raw_input",
+)  # fmt: skip
 # As long as no trial was begun, a run is only what was measured for it.
 _BEFORE_TRIALS = (
     "data", "data_path", "data_fingerprint", "space", "space_fingerprint", "target", "threads",
-    "precision", "batch", "networks", "level",
+    "precision", "batch", "networks", "level", "storage", "study",
 )  # fmt: skip
+
+
+# What is noted of things that may change behind their name, and what it means if it did.
+_CHANGED = {
+    "data_fingerprint": "the data are not those that it was begun with",
+    "space_fingerprint": "the space no longer makes the networks that it made then",
+    "evaluator_digest": "the evaluator's file has changed since",
+    "predictor": "the predictor is not the file that it was begun with",
+}
 
 
 @dataclass(frozen=True)
@@ -31,23 +46,41 @@ class SearchConfig:
         data: As `hwnas.data.load_data` takes it.
         data_path: Folder or file of the data, where the name alone does not say it.
         space: A name of `hwnas.spaces.catalog.SPACES`, `FILE.py:FUNCTION` or `MODULE:FUNCTION`.
-        budgets: Such as `latency_ms<=5` or `latency_ms<=40%`, a share of the space's median.
+        budgets: Such as `latency_ms<=5`, `latency_ms<=40%`, a share of the space's median, or
+            `latency_ms<=p25`, a percentile of the space.
         strategy: As `hwnas.strategies.STRATEGIES` names it.
         trials: Networks to train shortly in all.
         minutes: Start no trial after so long; None: no limit.
+        guide_epochs: What strategies that learn from the data before the first trial may spend on
+            that, as passes of train through one network; None: half of what the trials would, and
+            half of `minutes` at most.
         patience: End after so many trials that let the front grow no more; None: never.
-        finalists: Networks to train longer, export and measure; the front is chosen from them.
+        finalists: Networks that shall meet the budgets when trained longer, exported and measured;
+            the front is chosen from them. What misses is replaced, up to as many again.
         search_epochs: Of the short training; None: by the size of the data.
         final_epochs: Of the long training; None: by the size of the data.
         recipe: Other values of both trainings, such as `learning_rate=0.003`; see
             `hwnas.training.Recipe`.
         seed: Of everything that is random.
+        evaluator: A name of `hwnas.evaluators.catalog.EVALUATORS`, `FILE.py:FUNCTION` or
+            `MODULE:FUNCTION`: how a trial finds out how good a network is.
+        executor: Where trials run: `processes` of this machine, or a cluster of `ray`.
+        workers: Trials at once, each in a process of its own; with several, each computes with one
+            thread. None: one, or as many as fit on the cluster. 0: in this process, one after the
+            other and without limits, to debug.
+        gpus_per_trial: Of a cluster, such as 0.5; None: one where the cluster has any.
+        trial_seconds: A trial that takes longer has hung; None: see `hwnas.executors.limits`.
+        trial_memory_mb: Megabytes (10^6 bytes) that a trial's process may hold; None: a share of
+            the machine's.
         target: Runtime.
         threads: Threads within one kernel on the target.
         precision: On the target.
         batch: Examples in one run on the target.
         networks: Networks measured to fit the predictor.
         level: Share of networks that the predicted intervals are to cover.
+        int8: Deliver an INT8 form of the networks on the front, where the target computes in INT8.
+        dynamic_batch: Deliver a form for any number of examples at once, too.
+        raw_input: Deliver forms with the preprocessing as a part of the model, too.
     """
 
     data: str = "digits"
@@ -57,28 +90,46 @@ class SearchConfig:
     strategy: str = "evolution"
     trials: int = 64
     minutes: float | None = None
+    guide_epochs: float | None = None
     patience: int | None = None
     finalists: int = 24
     search_epochs: float | None = None
     final_epochs: float | None = None
     recipe: tuple[str, ...] = ()
     seed: int = 0
+    evaluator: str = "training"
+    executor: str = "processes"
+    workers: int | None = None
+    gpus_per_trial: float | None = None
+    trial_seconds: float | None = None
+    trial_memory_mb: float | None = None
     target: str = "onnxruntime-cpu"
     threads: int = 1
     precision: str = "fp32"
     batch: int = 1
     networks: int = 80
     level: float = 0.9
+    int8: bool = True
+    dynamic_batch: bool = False
+    raw_input: bool = False
 
     def __post_init__(self) -> None:
-        for name, lowest in (("trials", 1), ("finalists", 1), ("networks", 8), ("seed", 0)):
+        lowest_of = {"trials": 1, "finalists": 1, "networks": 8, "seed": 0, "workers": 0}
+        for name, lowest in lowest_of.items():
             value = getattr(self, name)
-            if value < lowest:
+            if value is not None and value < lowest:
                 raise ConfigError(f"{name} must be at least {lowest}, got {value}")
-        for name in ("minutes", "patience", "search_epochs", "final_epochs"):
+        for name in (
+            *("minutes", "patience", "search_epochs", "final_epochs"),
+            *("guide_epochs", "trial_seconds", "trial_memory_mb"),
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+        if self.executor not in EXECUTORS:
+            raise ConfigError(unknown_name("executor", self.executor, EXECUTORS))
+        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
+            raise ConfigError(f"gpus_per_trial must be at least 0, got {self.gpus_per_trial}")
         if not 0 < self.level < 1:
             raise ConfigError(f"level must lie between 0 and 1, got {self.level}")
 
@@ -117,6 +168,8 @@ def write_config(folder: Path, tables: Mapping[str, Any]) -> None:
         part.write_text(tomli_w.dumps(dict(tables)), encoding="utf-8")
         part.replace(folder / CONFIG)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {folder / CONFIG}: {error.strerror or error}") from None
 
 
@@ -130,7 +183,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8; nested without end
         raise RunFolderError(f"{path} is not TOML: {error}") from None
 
 
@@ -148,26 +201,41 @@ def check_same_run(folder: Path, asked: Mapping[str, Any], *, has_trials: bool) 
     """
     path = folder / CONFIG
     if not path.exists():
-        try:
-            is_foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-        except OSError as error:
-            raise RunFolderError(f"cannot read {folder}: {error.strerror or error}") from None
-        if is_foreign:
+        if _is_foreign(folder):
             raise RunFolderError(
                 f"{folder} exists and is no run folder (it has no {CONFIG}); give "
                 f"--out a new or an empty folder"
             )
         return
     there = read_config(path)
+    # A run that was begun before an option existed had its default.
+    defaults = {k: v for k, v in SearchConfig().to_table().items() if k in asked["search"]}
+    there["search"] = defaults | there.get("search", {})
     differences = []
     for table in asked:
         before, now = there.get(table, {}), asked[table]
         keys = {*before, *now} - set(_MAY_GROW)
         for key in sorted(keys if has_trials else keys.intersection(_BEFORE_TRIALS)):
             if before.get(key) != now.get(key):
-                differences.append(f"{key} is {before.get(key)!r} there, {now.get(key)!r} asked")
+                differences.append(_difference(key, before.get(key), now.get(key)))
     if differences:
         raise RunFolderError(
             f"{folder} holds another run: {'; '.join(differences)}. Give --out "
             f"another folder, or the options of that run to resume it"
         )
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether something is there that no run has left, not even one that was killed at once."""
+    ours = (f"{CONFIG}.lock", f"{CONFIG}.part")
+    try:
+        if not folder.exists():
+            return False
+        return not folder.is_dir() or any(path.name not in ours for path in folder.iterdir())
+    except OSError as error:
+        raise RunFolderError(f"cannot read {folder}: {error.strerror or error}") from None
+
+
+def _difference(key: str, before: object, now: object) -> str:
+    text = f"{key} is {before!r} there, {now!r} asked"
+    return f"{_CHANGED[key]} ({text})" if key in _CHANGED else text

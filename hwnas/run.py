@@ -8,60 +8,68 @@ trials), `weights/` (of networks that were trained to the end), `front/` and `ca
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
-import sqlite3
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from hwnas import __version__
 from hwnas.baselines import baselines
 from hwnas.budget import Budget, parse_budget
-from hwnas.config import SearchConfig, check_same_run, read_config, write_config
+from hwnas.config import CONFIG, SearchConfig, read_config
 from hwnas.cost import CostTable, check_measurable, check_predictable
 from hwnas.cost_fit import fit_costs
 from hwnas.data import load_data
-from hwnas.errors import ConfigError, RunFolderError
-from hwnas.evaluators import Evaluator
-from hwnas.evaluators.training import TrainingEvaluator, seed_of
+from hwnas.delivery import FormOptions, deliver_forms
+from hwnas.errors import ConfigError
+from hwnas.evaluators.catalog import evaluator_digest
+from hwnas.evaluators.plan import EvaluatorPlan
+from hwnas.executors.ray_cluster import RayCluster
+from hwnas.executors.ray_profiler import target_place
+from hwnas.explain import explain_run
+from hwnas.explanation import write_explanation
 from hwnas.feasibility import Overview, overview, resolve_budgets
-from hwnas.finalists import Finalist, choose_finalists, train_finalists
+from hwnas.front import Workplace, hold_front
+from hwnas.guides.folder import learned_guide
 from hwnas.profiling import profile_space
 from hwnas.progress import Progress, Silent
 from hwnas.record import Record
+from hwnas.record_place import STUDY_NAME, new_study_name, parse_place, place_text
+from hwnas.record_storage import has_trials
 from hwnas.report import write_report
-from hwnas.search import SearchEvent, search
+from hwnas.run_folder import RunFolder
+from hwnas.run_trials import run_trials
 from hwnas.spaces.for_data import space_for
-from hwnas.stopping import Stall
-from hwnas.strategies import Problem, Trial, check_strategy, make_strategy
+from hwnas.strategies import (
+    NEEDS_GUIDE,
+    Guide,
+    Problem,
+    Trial,
+    check_strategy,
+    make_strategy,
+)
+from hwnas.target_place import TargetPlace
 from hwnas.training import Recipe, default_recipes, with_changes
-from hwnas.verify import BASELINE, SEARCHED, Candidate, Trained, deliver, verify
+from hwnas.trials_table import write_trials
+from hwnas.verify import Candidate, deliver
 from predictors.cost import CostPredictor
 from predictors.errors import PredictorFileError
 from predictors.files import load_predictor, save_predictor
-from profilers.devices import observed_device, this_device
-from profilers.profiler import Profiler
+from profilers.devices import this_device
 from profilers.store import MeasurementStore
 from profilers.targets import Target, make_target
 
-PREDICTOR, STUDY, TRIALS = "predictor.npz", "study.db", "trials.csv"
+PREDICTOR, STUDY = "predictor.npz", "study.db"
+GUIDE = "guide"  # folder
 SMALL_INPUT = 256  # values of a channel, or steps
 DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
-_TRIAL_COLUMNS = [
-    "number", "state", "share", "genotype", "val_accuracy", "predicted_latency_ms",
-    "predicted_low_ms", "predicted_high_ms", "predicted_peak_memory_bytes",
-    "predicted_energy_mj", "params", "macs", "train_seconds", "failure",
-]  # fmt: skip
 _VERSIONS = ("torch", "onnx", "onnxruntime", "optuna", "scikit-learn", "moocore", "numpy")
 
 
@@ -90,10 +98,12 @@ def run_search(
     predictor: Path | None = None,
     command: str | None = None,
     progress: Progress | None = None,
+    storage: str | None = None,
+    ray_address: str | None = None,
 ) -> Result:
     """Search for networks that meet the budgets, and deliver a verified Pareto front of them.
 
-    Called again with the same arguments it goes on where it stopped.
+    Called again with the same arguments it goes on where it stopped, also where it was killed.
 
     Args:
         config: What to search.
@@ -103,11 +113,16 @@ def run_search(
             database does not hold.
         command: How to say this on the command line; the report repeats it.
         progress: Where progress is shown.
+        storage: URL of the database that keeps the trials; None: a file in the run folder.
+        ray_address: Of the cluster, with the executor `ray`; None: see `RayCluster`.
 
     Raises:
         HwnasError, ProfilerError, PredictorError: Something that the user can mend.
     """
-    return _Run(config, out, measurements, predictor, command, progress or Silent()).go()
+    with RayCluster(ray_address) if config.executor == "ray" else nullcontext() as cluster:
+        return _Run(
+            config, out, measurements, predictor, command, progress or Silent(), storage, cluster
+        ).go()
 
 
 class _Run:
@@ -121,16 +136,24 @@ class _Run:
         predictor: Path | None,
         command: str | None,
         progress: Progress,
+        storage: str | None,
+        cluster: RayCluster | None,
     ) -> None:
         self.config = config
+        self.cluster = cluster
         self.out = out
         self.progress = progress
         self.budgets = tuple(parse_budget(text) for text in config.budgets)
         # What can be told now is told now, not after minutes of measuring.
         check_strategy(config.strategy)
-        self.target = make_target(
-            config.target, threads=config.threads, precision=config.precision, batch=config.batch
-        )
+        options = {"threads": config.threads, "batch": config.batch}
+        if cluster is not None:
+            self.place = target_place(cluster, config.target, precision=config.precision, **options)
+        else:
+            self.place = TargetPlace.here(
+                make_target(config.target, precision=config.precision, **options)
+            )
+        self.target = self.place.target
         for budget in self.budgets:
             check_measurable(budget.metric, self.target)
         self.data = load_data(
@@ -144,23 +167,34 @@ class _Run:
         )
         self.measurements = measurements
         self.predictor_path = predictor
-        run = {
+        # Before a folder is made for it.
+        self.run = {
             "data_fingerprint": self.data.fingerprint,
             "space_fingerprint": self.space.fingerprint,
             "target": self.target.key,
         }
+        if (digest := evaluator_digest(config.evaluator)) is not None:
+            self.run["evaluator_digest"] = digest
         if predictor is not None:
-            run["predictor"] = _file_digest(predictor)
-        asked = {"search": config.to_table(), "run": run}
-        self.has_trials = _has_trials(out / STUDY)
-        check_same_run(out, asked, has_trials=self.has_trials)
-        self.spent: dict[str, Any] = {}
-        if (out / "config.toml").exists():
-            self.spent = dict(read_config(out / "config.toml").get("spent", {}))
-        self.tables: dict[str, Any] = {
-            "search": config.to_table(),
-            "run": run,
-            "reproduce": {"command": command} if command else {},
+            self.run["predictor"] = _file_digest(predictor)
+        self.record_place, self.study = parse_place(out / STUDY), STUDY_NAME
+        if storage is not None:
+            self.record_place, self.study = parse_place(storage), _study_of(out)
+            self.run |= {"storage": place_text(self.record_place), "study": self.study}
+        self.command = command
+
+    def asked(self, recipe: Recipe, epochs: float | None) -> Recipe:
+        """A default recipe with what was asked for."""
+        changed = with_changes(recipe, self.config.recipe)
+        changed.check_kind(self.data.kind)
+        return changed if epochs is None else replace(changed, epochs=epochs)
+
+    def first_tables(self) -> dict[str, Any]:
+        """The tables of `config.toml` that are known before anything was measured."""
+        return {
+            "search": self.config.to_table(),
+            "run": self.run,
+            "reproduce": {"command": self.command} if self.command else {},
             "target": _target_table(self.target),
             "versions": {"hwnas": __version__, "python": platform.python_version()}
             | {name: metadata.version(name) for name in _VERSIONS},
@@ -172,83 +206,104 @@ class _Run:
             },
             "training": {"search": asdict(self.search_recipe), "final": asdict(self.final_recipe)},
         }
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot create {out}: {error.strerror or error}") from None
-        self.write_config()
-
-    def asked(self, recipe: Recipe, epochs: float | None) -> Recipe:
-        """A default recipe with what was asked for."""
-        changed = with_changes(recipe, self.config.recipe)
-        changed.check_kind(self.data.kind)
-        return changed if epochs is None else replace(changed, epochs=epochs)
-
-    def write_config(self) -> None:
-        write_config(self.out, self.tables | {"spent": self.spent})
-
-    @contextmanager
-    def spending(self, name: str) -> Iterator[None]:
-        """Add the block's time to what the run has spent, also when it is interrupted."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[name] = round(self.spent.get(name, 0) + time.perf_counter() - start, 1)
-            self.write_config()
 
     def go(self) -> Result:
         # Steps on tiny inputs take a millisecond: a second thread costs more than it brings.
         is_small = math.prod(self.data.input_shape[1:]) <= SMALL_INPUT
-        torch.set_num_threads(1 if is_small else this_device().cores)
-        with MeasurementStore(self.measurements) as store:
-            table = CostTable(self.space, Profiler(self.target), store)
+        self.n_threads = 1 if is_small else this_device().cores
+        torch.set_num_threads(self.n_threads)
+        with (
+            # Held to the end: two searches must not share a folder.
+            RunFolder.open(
+                self.out,
+                self.first_tables(),
+                has_trials=lambda: has_trials(self.record_place, self.study),
+            ) as self.folder,
+            MeasurementStore(self.measurements) as store,
+            self.place.open_asker() as self.asker,
+        ):
+            if self.folder.has_trials and self.folder.changed:
+                self.progress.say(
+                    f"note: since this run was last called, {'; '.join(self.folder.changed)}; "
+                    f"results may differ from those of before"
+                )
+            table = CostTable(self.space, self.asker, store)
             predictor = self.fit(table, store)
             limited = [budget.metric for budget in self.budgets]
             table.use(predictor, metrics=limited)
             with self.progress.task("pricing the space", None) as task:
                 table.warm(np.random.default_rng(0), on_progress=task.update)
             problem = self.check_budgets(Problem(self.space, table.predict), table)
-            # The record's lock is held to the end: two searches must not share a folder.
-            with Record.open(self.out / STUDY, self.space, create=True) as record:
+            with Record.open(
+                self.record_place, self.space, create=True, study=self.study
+            ) as record:
                 trials, is_complete = self.search(problem, record)
-                self.write_trials(trials, record)
+                write_trials(self.out, trials, record.results())
                 if not is_complete:
                     write_report(self.out)
                     return Result(self.out, (), (), False)
-                trained = self.train_finalists(trials)
                 table.use(predictor, metrics=predictor.metrics)
-                return self.deliver(trained, problem, predictor, store)
+                return self.deliver(trials, problem, table, predictor, store)
 
     def deliver(
         self,
-        trained: Sequence[Trained],
+        trials: Sequence[Trial],
         problem: Problem,
+        table: CostTable,
         predictor: CostPredictor,
         store: MeasurementStore,
     ) -> Result:
-        """Verify what was trained, write the front and the report."""
-        with self.spending("verify_seconds"):
-            candidates = verify(
-                trained,
+        """Train and verify the best of the search, write the front and the report."""
+        place = Workplace(
+            self.data,
+            self.final_recipe,
+            self.target,
+            predictor.latency,
+            store,
+            self.place.observed_device(),
+            self.out,
+            self.config.seed,
+            self.progress,
+            self.folder.spending,
+            self.place.open_profiler,
+        )
+        held = hold_front(
+            trials,
+            self.config.finalists,
+            problem,
+            place,
+            level=self.config.level,
+            beside=baselines(self.data),
+        )
+        front = deliver(held.candidates, self.out)
+        config = self.config
+        options = FormOptions(
+            int8=config.int8, dynamic_batch=config.dynamic_batch, raw_input=config.raw_input
+        )
+        if self.cluster is not None:  # forms are measured on this machine
+            options = FormOptions(int8=False, fp16=False)
+        with self.folder.spending("forms_seconds"):
+            deliver_forms(
+                front,
+                held.trained,
                 self.data,
                 self.target,
-                problem,
-                predictor.latency,
-                store,
-                observed_device(),
                 self.out,
-                self.progress,
+                options,
+                references_ms=store.references_ms(self.target),
+                progress=self.progress,
             )
-            front = deliver(candidates, self.out)
+        with self.folder.spending("explain_seconds"):
+            explained = explain_run(self.out, problem, table, predictor, self.asker)
+            write_explanation(self.out, explained)
         write_report(self.out)
-        return Result(self.out, tuple(front), tuple(candidates), True)
+        return Result(self.out, tuple(front), tuple(held.candidates), True)
 
     def fit(self, table: CostTable, store: MeasurementStore) -> CostPredictor:
         """The run's predictor: its own from before, the given one, or one fitted now."""
         path = self.out / PREDICTOR
         given = self.predictor_path
-        if path.exists() and (given is None or self.has_trials):
+        if path.exists() and (given is None or self.folder.has_trials):
             predictor = load_predictor(path, CostPredictor)
         elif given is not None:
             predictor = load_predictor(given, CostPredictor)
@@ -261,15 +316,19 @@ class _Run:
             self.check_metrics(predictor)
             save_predictor(predictor, path)
         else:
-            with self.spending("profile_seconds"):
+            with self.folder.spending("profile_seconds"):
                 # Whatever the run's seed: measurements belong to the target, others use them too.
-                measured = profile_space(
-                    self.space,
-                    self.target,
-                    store,
-                    n_networks=self.config.networks,
-                    progress=self.progress,
-                )
+                references_ms = store.references_ms(self.target)
+                with self.place.open_profiler(references_ms=references_ms) as profiler:
+                    measured = profile_space(
+                        self.space,
+                        self.target,
+                        store,
+                        n_networks=self.config.networks,
+                        progress=self.progress,
+                        profiler=profiler,
+                        device=self.place.observed_device(),
+                    )
                 predictor = fit_costs(measured, table, store, level=self.config.level)
                 self.check_metrics(predictor)
                 save_predictor(predictor, path)
@@ -292,124 +351,75 @@ class _Run:
         for found in overviews.values():
             self.progress.say(_describe(found, limits.get(found.metric)))
         latency = overviews["latency_ms"]
-        self.tables["budget"] = {
+        tables = self.folder.tables
+        tables["budget"] = {
             "limits": [str(budget) for budget in resolved.budgets],
             "fastest_ms": latency.fastest,
             "median_ms": latency.median,
             "slowest_ms": latency.slowest,
         }
         if "latency_ms" in limits:
-            self.tables["budget"]["latency_ms"] = limits["latency_ms"].limit
-        self.write_config()
+            tables["budget"]["latency_ms"] = limits["latency_ms"].limit
+        self.folder.write()
         return resolved
 
     def search(self, problem: Problem, record: Record) -> tuple[list[Trial], bool]:
         """Run the trials; False: interrupted before all were done."""
-        strategy = make_strategy(self.config.strategy, problem, seed=self.config.seed)
-        interrupted, n_done, share = False, 0.0, 1.0
-        seconds_left = None
-        if self.config.minutes is not None:  # of all calls together
-            seconds_left = 60 * self.config.minutes - self.spent.get("search_seconds", 0.0)
+        try:
+            guide = self.learn(problem)
+        except KeyboardInterrupt:
+            return record.trials(), False
+        trials, is_complete = run_trials(
+            self.config,
+            problem,
+            make_strategy(self.config.strategy, problem, seed=self.config.seed, guide=guide),
+            EvaluatorPlan(
+                self.config.evaluator,
+                self.data,
+                self.config.space,
+                self.space.fingerprint,
+                self.search_recipe,
+                self.config.seed,
+            ),
+            record,
+            self.folder,
+            self.progress,
+            n_threads=self.n_threads,
+            cluster=self.cluster,
+        )
+        self.folder.spent["n_trials"] = len(trials)
+        self.folder.spent["n_failed"] = sum(trial.failure is not None for trial in trials)
+        self.folder.write()
+        return trials, is_complete
+
+    def learn(self, problem: Problem) -> Guide | None:
+        """What the strategy learns before the first trial; None: nothing."""
+        if self.config.strategy not in NEEDS_GUIDE:
+            return None
+        minutes = self.config.minutes
         with (
-            self.progress.task("training candidates", self.config.trials) as task,
-            self.spending("search_seconds"),
+            self.progress.task("learning from the data", 1.0) as task,
+            self.folder.spending("guide_seconds"),
         ):
-
-            def show(event: SearchEvent) -> None:
-                nonlocal interrupted, n_done, share
-                interrupted |= event.kind == "interrupted"
-                n_done = event.n_spent
-                share = event.trial.share if event.trial is not None else share
-                if event.kind == "replayed" and event.n_told:
-                    self.progress.say(f"resuming: {event.n_told} trials are in the record")
-                if event.kind == "stalled":
-                    self.progress.say(
-                        f"ended: the front has not grown for {self.config.patience} trials"
-                    )
-                note = ""
-                if event.kind == "told" and event.trial is not None:
-                    note = _trial_note(event.trial)
-                task.update(n_done, note=note)
-
-            evaluator: Evaluator = TrainingEvaluator(
+            return learned_guide(
+                self.out / GUIDE,
+                self.config.strategy,
                 problem,
                 self.data,
                 self.search_recipe,
-                seed=self.config.seed,
-                on_progress=lambda done: task.update(n_done + done * share),
-            )
-            trials = search(
-                problem,
-                strategy,
-                evaluator,
-                record,
                 n_trials=self.config.trials,
-                seconds=seconds_left,
-                stall=None if self.config.patience is None else Stall(self.config.patience),
-                on_event=show,
+                seed=self.config.seed,
+                epochs=self.config.guide_epochs,
+                seconds=None if minutes is None else 30 * minutes,  # half; the rest is for trials
+                on_progress=task.update,
             )
-        self.spent["n_trials"] = len(trials)
-        self.spent["n_failed"] = sum(trial.failure is not None for trial in trials)
-        self.write_config()
-        return trials, not interrupted
-
-    def train_finalists(self, trials: Sequence[Trial]) -> list[Trained]:
-        """Train the best of the search, and hand-made networks, to the end."""
-        finalists = [
-            Finalist(
-                f"t{trial.number:03d}",
-                self.space.architecture(trial.genotype),
-                trial.genotype,
-                SEARCHED,
-                seed_of(self.config.seed, trial.number),
-            )
-            for trial in choose_finalists(trials, self.config.finalists)
-        ]
-        finalists += [
-            Finalist(name, architecture, None, BASELINE, seed_of(self.config.seed, 0))
-            for name, architecture in baselines(self.data).items()
-        ]
-        with self.spending("final_training_seconds"):
-            return train_finalists(finalists, self.data, self.final_recipe, self.out, self.progress)
-
-    def write_trials(self, trials: Sequence[Trial], record: Record) -> None:
-        """Write `trials.csv`: the study's trials as a table."""
-        results = record.results()
-        rows = []
-        for trial in sorted(trials, key=lambda trial: trial.number):
-            result = results.get(trial.number, {})
-            predicted = result.get("predicted", {})
-            rows.append({
-                "number": trial.number,
-                "state": "failed" if trial.objectives is None else "complete",
-                "share": trial.share,
-                "genotype": json.dumps(trial.genotype),
-                "val_accuracy": result.get("val_accuracy"),
-                "predicted_latency_ms": predicted.get("latency_ms"),
-                "predicted_low_ms": predicted.get("low_ms"),
-                "predicted_high_ms": predicted.get("high_ms"),
-                "predicted_peak_memory_bytes": predicted.get("peak_memory_bytes"),
-                "predicted_energy_mj": predicted.get("energy_mj"),
-                "params": predicted.get("params"),
-                "macs": predicted.get("macs"),
-                "train_seconds": result.get("train_seconds"),
-                "failure": trial.failure,
-            })  # fmt: skip
-        try:
-            pd.DataFrame(rows, columns=_TRIAL_COLUMNS).to_csv(self.out / TRIALS, index=False)
-        except OSError as error:
-            raise RunFolderError(f"cannot write {self.out / TRIALS}: {error}") from None
 
 
-def _has_trials(study: Path) -> bool:
-    """Whether a search was begun there; a file that cannot be read is left to the record."""
-    if not study.exists():
-        return False
-    try:
-        with closing(sqlite3.connect(study.absolute().as_uri() + "?mode=ro", uri=True)) as file:
-            return bool(file.execute("SELECT count(*) FROM trials").fetchone()[0])
-    except sqlite3.Error:
-        return True
+def _study_of(out: Path) -> str:
+    """The run's study in a database that others share: as noted, or a new one."""
+    path = out / CONFIG
+    noted = read_config(path).get("run", {}).get("study") if path.exists() else None
+    return str(noted) if noted else new_study_name(out)
 
 
 def _file_digest(path: Path) -> str:
@@ -437,10 +447,3 @@ def _describe(found: Overview, budget: Budget | None) -> str:
         f"most {found.slowest:.4g}"
     )
     return text if budget is None else f"{text}; budget {budget}"
-
-
-def _trial_note(trial: Trial) -> str:
-    if trial.objectives is None:
-        return f"#{trial.number} failed: {trial.failure}"
-    error, latency_ms = trial.objectives
-    return f"#{trial.number} {100 * (1 - error):.1f} % at {latency_ms:.4g} ms predicted"

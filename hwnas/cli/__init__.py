@@ -10,11 +10,13 @@ from typer.core import TyperGroup
 
 from hwnas.cli import (
     bench,
+    dashboard,
     device,
     fit,
     predict,
     predictor_info,
     profile,
+    report,
     search,
     space,
     tables,
@@ -53,7 +55,8 @@ app.command("space")(space.space)
 app.command("search")(search.search)
 app.command("export")(search.export)
 app.command("evaluate")(search.evaluate)
-app.command("report")(search.report)
+app.command("report")(report.report)
+app.command("dashboard")(dashboard.dashboard)
 app.add_typer(bench.app, name="bench")
 
 

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from hwnas.cli import bench_predictor, bench_search, bench_transfer
+from hwnas.cli import (
+    bench_front,
+    bench_predictor,
+    bench_search,
+    bench_transfer,
+    bench_workers,
+)
 from hwnas.cli.output import (
     DEFAULT_MEASUREMENTS,
     AsJson,
@@ -126,5 +132,7 @@ def profiler(
 
 
 app.command("search")(bench_search.search)
+app.command("front")(bench_front.front)
 app.command("transfer")(bench_transfer.transfer)
 app.command("predictor")(bench_predictor.predictor)
+app.command("workers")(bench_workers.workers)

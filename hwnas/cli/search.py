@@ -39,7 +39,7 @@ def search(
     ] = "mobile",
     latency_ms: Annotated[
         str | None,
-        typer.Option("--latency-ms", help="Latency budget: 5, or 40% of the space's median."),
+        typer.Option("--latency-ms", help="Latency budget: 5, 40% of the space's median, or p25."),
     ] = None,
     budget: Annotated[
         list[str] | None,
@@ -51,6 +51,10 @@ def search(
     trials: Annotated[int, typer.Option("--trials", help="Networks to train shortly.")] = 64,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Start no trial after so long.")
+    ] = None,
+    guide_epochs: Annotated[
+        float | None,
+        typer.Option("--guide-epochs", help="Of what is learned before the first trial."),
     ] = None,
     patience: Annotated[
         int | None,
@@ -70,6 +74,48 @@ def search(
         typer.Option("--recipe", help="Of both trainings, such as 'flip=true'; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            "--evaluator", help="training, FILE.py:FUNCTION or MODULE:FUNCTION: scores a network."
+        ),
+    ] = "training",
+    executor: Annotated[
+        str, typer.Option("--executor", help="Where networks are trained: processes, or ray.")
+    ] = "processes",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address", envvar="RAY_ADDRESS", help="Of the cluster; else one on this machine."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Trainings at once, else 1, or what fits on a cluster; 0: in this process.",
+        ),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option("--gpus-per-trial", help="Of a cluster; else 1 where it has GPUs."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            envvar="HWNAS_STORAGE",
+            help="Database for the trials, postgresql+psycopg://USER@HOST/NAME; else a file.",
+        ),
+    ] = None,
+    trial_seconds: Annotated[
+        float | None,
+        typer.Option("--trial-seconds", help="A training that takes longer has hung."),
+    ] = None,
+    trial_memory_mb: Annotated[
+        float | None,
+        typer.Option("--trial-memory-mb", help="Memory that one training may hold."),
+    ] = None,
     target: TargetName = "onnxruntime-cpu",
     threads: Threads = 1,
     precision: Precision = "fp32",
@@ -80,6 +126,15 @@ def search(
     level: Annotated[
         float, typer.Option("--level", help="Share of networks that intervals are to cover.")
     ] = 0.9,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="Deliver quantized networks, too.")
+    ] = True,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Deliver models for any batch, too.")
+    ] = False,
+    raw_input: Annotated[
+        bool, typer.Option("--raw-input", help="Deliver models that preprocess by themselves, too.")
+    ] = False,
     predictor: Annotated[
         Path | None, typer.Option("--predictor", help="A fitted one, instead of measuring.")
     ] = None,
@@ -88,7 +143,9 @@ def search(
 ) -> None:
     """Find, train, verify and export networks that meet a budget on this machine.
 
-    Ctrl-C at any time: what is done is kept, and the same command goes on.
+    Ctrl-C at any time: what is done is kept, and the same command goes on, also after a kill.
+    Networks are trained in processes of their own: one that crashes, hangs or takes all memory is
+    one failed trial.
 
     Examples:
 
@@ -102,6 +159,8 @@ def search(
     [bold]hwnas search --data mymodule:load --latency-ms 2 --trials 100 --out runs/mine[/bold]
 
     [bold]hwnas search --data digits --space my_space.py:space --out runs/own[/bold]
+
+    [bold]hwnas search --data fashion-mnist --latency-ms 40% --workers 4 --out runs/four[/bold]
 
     Strategies:
 
@@ -124,8 +183,17 @@ def search(
     tpe, gp: Optuna's Parzen estimator and Gaussian processes (seconds a proposal).
 
     grid, random: every network evenly spread; uniform draws.
+
+    Strategies that learn from the data before the first trial, see --guide-epochs:
+
+    darts, fbnet, proxylessnas: distributions over the options, by gradients.
+
+    spos, ofa: a supernet, then evolution by inherited or by learned accuracy.
+
+    enas: a policy and shared weights in turns.
     """
     from hwnas.config import SearchConfig
+    from hwnas.record_place import without_password
     from hwnas.run import run_search
     from hwnas.verify import DOMINATED
 
@@ -138,20 +206,30 @@ def search(
         strategy=strategy,
         trials=trials,
         minutes=minutes,
+        guide_epochs=guide_epochs,
         patience=patience,
         finalists=finalists,
         search_epochs=search_epochs,
         final_epochs=final_epochs,
         recipe=tuple(recipe or ()),
         seed=seed,
+        evaluator=evaluator,
+        executor=executor,
+        workers=workers,
+        gpus_per_trial=gpus_per_trial,
+        trial_seconds=trial_seconds,
+        trial_memory_mb=trial_memory_mb,
         target=target,
         threads=threads,
         precision=precision,
         batch=batch,
         networks=networks,
         level=level,
+        int8=int8,
+        dynamic_batch=dynamic_batch,
+        raw_input=raw_input,
     )
-    command = shlex.join(["hwnas", *sys.argv[1:]])
+    command = shlex.join(["hwnas", *map(without_password, sys.argv[1:])])
     result = run_search(
         config,
         out,
@@ -159,6 +237,8 @@ def search(
         predictor=predictor,
         command=command,
         progress=ConsoleProgress(),
+        storage=storage,
+        ray_address=ray_address,
     )
     if as_json:
         print_json({
@@ -188,7 +268,8 @@ def search(
         )
         typer.echo(
             f"{len(ordered) - len(shown)} more are dominated, see {out / 'candidates.csv'}\n"
-            f"{out / 'front.csv'}, {out / 'front'}/*.onnx, {out / 'report.html'}"
+            f"{out / 'front.csv'}, {out / 'front'}/*.onnx, {out / 'forms.csv'}, "
+            f"{out / 'report.html'}"
         )
     if not result.is_complete:
         typer.echo(
@@ -254,26 +335,3 @@ def evaluate(
             ("metric", "value"),
             [(k, v) for k, v in vars_of(scores).items()],
         )
-
-
-def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    svg: Annotated[
-        Path | None, typer.Option("--svg", help="Also draw the Pareto front as an SVG file.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write report.html of a run again, from the files of its folder.
-
-    Example: [bold]hwnas report runs/demo --svg front.svg[/bold]
-    """
-    from hwnas.pareto_svg import write_pareto_svg
-    from hwnas.report import write_report
-
-    written = [write_report(run)]
-    if svg is not None:
-        written.append(write_pareto_svg(run, svg))
-    if as_json:
-        print_json({"written": [str(path) for path in written]})
-    else:
-        typer.echo("\n".join(str(path) for path in written))

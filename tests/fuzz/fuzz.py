@@ -8,6 +8,7 @@ What breaks it is kept in `tests/fuzz/kept/READER/`, and the plain tests read it
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import tempfile
 from pathlib import Path
@@ -41,14 +42,18 @@ def main() -> None:
         f"-timeout={SECONDS_EACH}",
         f"-rss_limit_mb={MEMORY_MB}",
         f"-max_len={MAX_BYTES}",
-        f"-artifact_prefix={kept}/",
         "-print_final_stats=1",
         "-verbosity=0",
     ]
-    atheris.Setup(
-        [sys.argv[0], *flags, str(corpus), str(kept)],
-        lambda content: readers.check(reader, content, folder),
-    )
+
+    def read(content: bytes) -> None:
+        try:
+            readers.check(reader, content, folder)
+        except BaseException:
+            (kept / hashlib.sha256(content).hexdigest()[:16]).write_bytes(content)
+            raise
+
+    atheris.Setup([sys.argv[0], *flags, str(corpus), str(kept)], read)
     atheris.Fuzz()
 
 

@@ -27,7 +27,7 @@ from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
 COMMANDS = ["device", "profile", "fit", "predict", "space", "search", "export", "evaluate",
-            "report", "bench cost"]  # fmt: skip
+            "report", "dashboard", "bench cost", "bench workers", "bench front"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,8 @@ MISTAKES = {
     "search --out new --budget latency_ms>=5": "a budget is an upper limit",
     "search --out new --latency-ms five": "must be a plain number",
     "search --out new --trials 0": "trials must be at least 1, got 0",
+    "search --out new --workers -1": "workers must be at least 0, got -1",
+    "search --out new --evaluator trainin": "unknown evaluator 'trainin'; did you mean 'training'",
     "search --out new --data nomodule:load": "nomodule",
     "search --out new --data broken:load": "broken:load: ZeroDivisionError: division by zero",
     "search --out new --data folder:nowhere": "no folder nowhere",
@@ -393,7 +395,7 @@ def test_the_command_line_and_the_library_keep_measurements_in_one_place():
 
 QUICK = (
     "search --space tiny --predictor predictor.npz --measurements quick.db --trials 2 "
-    "--finalists 1 --search-epochs 0.1 --final-epochs 0.1 --json --out "
+    "--finalists 1 --search-epochs 0.1 --final-epochs 0.1 --workers 0 --json --out "
 )
 
 

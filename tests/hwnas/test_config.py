@@ -1,4 +1,5 @@
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,9 @@ from hwnas.errors import ConfigError, RunFolderError
 OTHER = SearchConfig(
     data="folder:x", data_path="/x", space="s", budgets=("latency_ms<=5", "params<=1e6"),
     strategy="random", trials=5, minutes=1.5, patience=4, finalists=3, search_epochs=0.5,
-    final_epochs=2.0, recipe=("flip=true",), seed=7, threads=2, batch=4, networks=9, level=0.8,
+    final_epochs=2.0, recipe=("flip=true",), seed=7, evaluator="mine:train", workers=3,
+    executor="ray", gpus_per_trial=0.5,
+    trial_seconds=9.0, trial_memory_mb=500.0, threads=2, batch=4, networks=9, level=0.8,
 )  # fmt: skip
 
 
@@ -40,6 +43,11 @@ def test_an_unknown_key_is_answered_with_the_nearest_one():
         ({"minutes": 0}, "minutes must be above 0"),
         ({"search_epochs": -1.0}, "search_epochs must be above 0"),
         ({"final_epochs": float("nan")}, "final_epochs must be above 0, got nan"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"executor": "rai"}, "unknown executor 'rai'; did you mean 'ray'"),
+        ({"gpus_per_trial": -1.0}, "gpus_per_trial must be at least 0, got -1.0"),
+        ({"trial_seconds": 0.0}, "trial_seconds must be above 0"),
+        ({"trial_memory_mb": -5.0}, "trial_memory_mb must be above 0"),
         ({"level": 1.0}, "level must lie between 0 and 1, got 1.0"),
         ({"level": 0}, "level must lie between 0 and 1"),
     ],
@@ -80,7 +88,17 @@ def test_a_new_or_empty_folder_holds_no_run(tmp_path):
 def test_the_same_run_goes_on_also_with_more_trials_or_time(tmp_path):
     write_config(tmp_path, asked(OTHER) | {"spent": {"n_trials": 5}})
     check_same_run(tmp_path, asked(OTHER), has_trials=True)
-    check_same_run(tmp_path, asked(replace(OTHER, trials=50, minutes=None)), has_trials=True)
+    more = replace(OTHER, trials=50, minutes=None, workers=8, trial_seconds=1.0)
+    check_same_run(tmp_path, asked(more), has_trials=True)
+
+
+def test_a_run_from_before_an_option_goes_on_with_its_default_only(tmp_path):
+    old = asked(replace(OTHER, evaluator="training"))
+    del old["search"]["evaluator"]
+    write_config(tmp_path, old)
+    check_same_run(tmp_path, asked(replace(OTHER, evaluator="training")), has_trials=True)
+    with pytest.raises(RunFolderError, match="evaluator is 'training' there, 'mine:train' asked"):
+        check_same_run(tmp_path, asked(OTHER), has_trials=True)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +119,8 @@ def test_another_run_is_refused_with_what_differs(tmp_path, changes, message):
 
 def test_data_that_changed_under_the_same_name_is_noticed(tmp_path):
     write_config(tmp_path, asked(OTHER))
-    with pytest.raises(RunFolderError, match="data_fingerprint is 'abc' there, 'abd' asked"):
+    message = "the data are not those.*data_fingerprint is 'abc' there, 'abd' asked"
+    with pytest.raises(RunFolderError, match=message):
         check_same_run(tmp_path, asked(OTHER, "abd"), has_trials=True)
 
 
@@ -111,6 +130,22 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
         check_same_run(tmp_path, asked(OTHER), has_trials=True)
     with pytest.raises(RunFolderError, match="is no run folder"):
         check_same_run(tmp_path / "thesis.tex", asked(OTHER), has_trials=True)
+
+
+def test_what_a_run_that_was_killed_at_once_has_left_is_a_new_folder(tmp_path):
+    for name in ("config.toml.part", "config.toml.lock"):
+        (tmp_path / name).touch()
+    check_same_run(tmp_path, asked(OTHER), has_trials=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_is_one_message_and_the_file_stays_as_it_was(tmp_path):
+    write_config(tmp_path, {"search": {"seed": 1}})
+    (tmp_path / "config.toml.part").symlink_to("/dev/full")
+    with pytest.raises(RunFolderError, match=r"cannot write .*config\.toml: No space left"):
+        write_config(tmp_path, {"search": {"seed": 2}})
+    assert read_config(tmp_path / "config.toml") == {"search": {"seed": 1}}
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -91,7 +91,7 @@ def finished(request, tmp_path_factory, fit_made_up):
         )
         config = SearchConfig(
             data=name, space="own", budgets=("params<=1e6",), trials=2, finalists=1,
-            search_epochs=epochs, final_epochs=epochs, recipe=(recipe,),
+            search_epochs=epochs, final_epochs=epochs, recipe=(recipe,), workers=0,
         )  # fmt: skip
         result = run_search(
             config, folder / "run", measurements=folder / "m.db", predictor=folder / "p.npz"
