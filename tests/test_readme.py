@@ -21,7 +21,7 @@ def test_the_python_example_of_the_readme_delivers_a_front(
     code = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[-1]
     short = partial(
         hwnas.config.SearchConfig,
-        networks=8, finalists=3, search_epochs=0.5, final_epochs=2,
+        networks=8, finalists=3, search_epochs=0.5, final_epochs=2, workers=0,
     )  # fmt: skip
     monkeypatch.setattr(hwnas.config, "SearchConfig", short)
     monkeypatch.setitem(hwnas.spaces.catalog.SPACES, "mobile", make_tiny_space)
@@ -30,7 +30,9 @@ def test_the_python_example_of_the_readme_delivers_a_front(
     exec(re.sub(r"trials=\d+", "trials=8", code).replace("=80", "=8").replace("40%", "200%"), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines
-    assert all(re.fullmatch(r"t\d+: 0\.\d+ at \d+\.\d+ ms, predicted .* to .*", x) for x in lines)
+    assert all(
+        re.fullmatch(r"[tn]\w+: 0\.\d+ at \d+\.\d+ ms, predicted .* to .*", x) for x in lines
+    )
     assert (tmp_path / "runs" / "demo" / "report.html").exists()
 
 

@@ -12,6 +12,7 @@ OTHER = SearchConfig(
     final_epochs=2.0, recipe=("flip=true",), seed=7, evaluator="mine:train", workers=3,
     executor="ray", gpus_per_trial=0.5,
     trial_seconds=9.0, trial_memory_mb=500.0, threads=2, batch=4, networks=9, level=0.8,
+    guide_epochs=3.0, int8=False, dynamic_batch=True, raw_input=True,
 )  # fmt: skip
 
 

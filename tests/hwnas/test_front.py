@@ -45,7 +45,7 @@ class Lab:
             if f.name not in self.diverged
         ]
 
-    def verify(self, trained, data, target, problem, *others):
+    def verify(self, trained, data, target, problem, *others, open_profiler):
         self.measured.append([item.name for item in trained])
         found = [self.candidate(t, problem) for t in trained if t.name not in self.left_out]
         return judge(found, problem.budgets)
@@ -224,10 +224,10 @@ def test_after_an_interruption_only_what_was_not_written_down_is_measured(lab, m
     trials = trials_between(lab, 0.1, 0.25, 12)
     whole = lab.verify
 
-    def stop(trained, *others):
+    def stop(trained, *others, **options):
         if len(lab.measured) == 1:
             raise KeyboardInterrupt
-        return whole(trained, *others)
+        return whole(trained, *others, **options)
 
     monkeypatch.setattr(front_module, "verify", stop)
     with pytest.raises(KeyboardInterrupt):

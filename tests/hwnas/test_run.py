@@ -149,7 +149,10 @@ def test_the_front_is_what_its_models_compute(whole):
             row.val_accuracy
         )
         assert row.parity_max_abs_error <= 1e-4 and row.meets_budget
-    assert sorted(f"front/{p.name}" for p in (folder / "front").iterdir()) == sorted(table["onnx"])
+    models = [f"front/{path.name}" for path in (folder / "front").glob("*.onnx")]
+    assert sorted(models) == sorted(table["onnx"])
+    cards = {path.stem for path in (folder / "front").glob("*.md")}
+    assert cards == set(table["name"])
 
 
 def test_candidates_are_the_finalists_and_a_baseline(whole):
