@@ -11,7 +11,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from hwnas.errors import ConfigError, RunFolderError
-from hwnas.report_study import STUDY
+from hwnas.report.study import STUDY
 
 HOST = "127.0.0.1"  # nobody else sees it: the dashboard has no password
 BUSY_TIMEOUT_S = 10.0

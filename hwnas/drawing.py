@@ -12,8 +12,8 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from hwnas.explanation import LayerTime
 from hwnas.number_text import number
+from hwnas.report.explanation import LayerTime
 from hwnas.spaces.architecture import Architecture, Block, Shape, fields_text, shape_text
 
 if TYPE_CHECKING:

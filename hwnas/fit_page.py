@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from hwnas.held_out import OURS, HeldOut
 from hwnas.profile_figures import KIND_COLORS, LINE_COLOR, OTHERS, OTHERS_COLOR, plain
 from hwnas.profile_parts import kind_of
-from hwnas.report_data import number, percent
-from hwnas.report_figures import AXIS, FRONT_COLOR
-from hwnas.report_html import chart, page, section, side_by_side, table
+from hwnas.report.data import number, percent
+from hwnas.report.figures import AXIS, FRONT_COLOR
+from hwnas.report.html import chart, page, section, side_by_side, table
 from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 from profilers.targets import Target
 

@@ -7,8 +7,8 @@ from html import escape
 
 from hwnas.profile_figures import timeline_figure, treemap_figure
 from hwnas.profile_parts import Part, kind_of, si, time_text
-from hwnas.report_data import number, percent
-from hwnas.report_html import chart, page, section, table
+from hwnas.report.data import number, percent
+from hwnas.report.html import chart, page, section, table
 from hwnas.suggestions import Suggestion
 from predictors.explain import Explanation, Slice
 from profilers.kernels import macs

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from hwnas.profile_parts import Part, mean_rate, si, slow_for_size, time_by_kind, time_text
-from hwnas.report_data import number, percent
-from hwnas.report_figures import (
+from hwnas.report.data import number, percent
+from hwnas.report.figures import (
     AXIS,
     BASELINE_COLOR,
     BUDGET_COLOR,

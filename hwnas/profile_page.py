@@ -23,8 +23,8 @@ from hwnas.profile_parts import (
     time_by_kind,
     time_text,
 )
-from hwnas.report_data import number, percent
-from hwnas.report_html import chart, page, section, side_by_side, table
+from hwnas.report.data import number, percent
+from hwnas.report.html import chart, page, section, side_by_side, table
 from profilers.measurement import NetworkMeasurement
 from profilers.overhead import Overhead
 from profilers.timing import Basis

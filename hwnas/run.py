@@ -33,17 +33,18 @@ from hwnas.evaluators.catalog import evaluator_digest
 from hwnas.evaluators.plan import EvaluatorPlan
 from hwnas.executors.ray_cluster import RayCluster
 from hwnas.executors.ray_profiler import target_place
-from hwnas.explain import explain_run
-from hwnas.explanation import write_explanation
 from hwnas.feasibility import Overview, overview, resolve_budgets
-from hwnas.front import Workplace, hold_front
+from hwnas.front.hold import Workplace, hold_front
+from hwnas.front.verify import Candidate, deliver
 from hwnas.guides.folder import learned_guide
 from hwnas.profiling import profile_space
 from hwnas.progress import Progress, Silent
 from hwnas.record import Record
 from hwnas.record_place import STUDY_NAME, new_study_name, parse_place, place_text
 from hwnas.record_storage import has_trials
-from hwnas.report import write_report
+from hwnas.report.explain import explain_run
+from hwnas.report.explanation import write_explanation
+from hwnas.report.write import write_report
 from hwnas.run_folder import RunFolder
 from hwnas.run_trials import run_trials
 from hwnas.spaces.for_data import space_for
@@ -58,7 +59,6 @@ from hwnas.strategies import (
 from hwnas.target_place import TargetPlace
 from hwnas.training import Recipe, default_recipes, with_changes
 from hwnas.trials_table import write_trials
-from hwnas.verify import Candidate, deliver
 from predictors.cost import CostPredictor
 from predictors.errors import PredictorFileError
 from predictors.files import load_predictor, save_predictor

@@ -32,13 +32,13 @@ def report(
 
     Example: [bold]hwnas report runs/demo --svg front.svg[/bold]
     """
-    from hwnas.pareto_svg import write_pareto_svg
-    from hwnas.report import write_report
+    from hwnas.report.pareto_svg import write_pareto_svg
+    from hwnas.report.write import write_report
 
     written = []
     if measurements is not None:
-        from hwnas.explain import explain_again
-        from hwnas.explanation import write_explanation
+        from hwnas.report.explain import explain_again
+        from hwnas.report.explanation import write_explanation
 
         explanation = explain_again(run, measurements, data_path=data_path)
         written.append(write_explanation(run, explanation))

@@ -193,9 +193,9 @@ def search(
     enas: a policy and shared weights in turns.
     """
     from hwnas.config import SearchConfig
+    from hwnas.front.verify import DOMINATED
     from hwnas.record_place import without_password
     from hwnas.run import run_search
-    from hwnas.verify import DOMINATED
 
     budgets = [f"latency_ms<={latency_ms}"] if latency_ms is not None else []
     config = SearchConfig(
@@ -295,7 +295,7 @@ def export(
 
     Example: [bold]hwnas export runs/demo t017 --batch 8 --out t017-b8.onnx[/bold]
     """
-    from hwnas.finalists import export_again
+    from hwnas.front.finalists import export_again
 
     error = export_again(run, name, out, batch=batch, data_path=data_path)
     if as_json:

@@ -33,8 +33,8 @@ from hwnas.delivery.model_card import write_model_card
 from hwnas.delivery.predict_script import write_predict_script
 from hwnas.errors import ExportMismatchError
 from hwnas.evaluation import evaluate_onnx
+from hwnas.front.verify import Candidate, Trained
 from hwnas.progress import Progress, Silent, Task
-from hwnas.verify import Candidate, Trained
 from profilers.errors import ModelError
 from profilers.isolation import IsolatedProfiler
 from profilers.onnx_models import OnnxModel, load_model, make_model

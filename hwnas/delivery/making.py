@@ -18,7 +18,7 @@ from hwnas.errors import ExportMismatchError
 from hwnas.evaluation import INPUT_KEY, PREPARED, inputs_for, preprocessing_of
 from hwnas.evaluation import RAW as RAW_INPUT
 from hwnas.export import PARITY_ATOL, network_to_onnx, run_onnx
-from hwnas.verify import N_PARITY_EXAMPLES, Trained
+from hwnas.front.verify import N_PARITY_EXAMPLES, Trained
 from profilers.errors import ModelError
 from profilers.onnx_models import load_model
 

@@ -16,7 +16,7 @@ from hwnas.data import DataSet
 from hwnas.delivery.forms import Form
 from hwnas.evaluation import METADATA_KEY, about_examples, read_metadata
 from hwnas.export import save_onnx
-from hwnas.verify import Candidate
+from hwnas.front.verify import Candidate
 from profilers.onnx_models import load_model
 
 # What holds for the fp32 form only.

@@ -12,11 +12,12 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from hwnas import __version__, cli, run, verify
+from hwnas import __version__, cli, run
 from hwnas.cli import output, profile
 from hwnas.cli.output import parse_shapes
 from hwnas.data import load_data
 from hwnas.evaluators import training
+from hwnas.front import verify
 from hwnas.profiling import profile_space, untrained_model
 from hwnas.spaces import catalog
 from predictors.files import save_predictor

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hwnas import profiling, sittings, verify
+from hwnas import profiling
 from hwnas.config import SearchConfig, read_config
 from hwnas.data import load_data
 from hwnas.errors import (
@@ -17,7 +17,8 @@ from hwnas.errors import (
 )
 from hwnas.evaluation import evaluate_onnx
 from hwnas.evaluators import training
-from hwnas.finalists import export_again
+from hwnas.front import sittings, verify
+from hwnas.front.finalists import export_again
 from hwnas.run import run_search
 from hwnas.spaces import catalog
 from hwnas.training import TrainingDivergedError, train

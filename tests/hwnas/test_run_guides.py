@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hwnas import profiling, verify
+from hwnas import profiling
 from hwnas.config import SearchConfig, read_config
+from hwnas.front import verify
 from hwnas.guides import folder as guide_folder
 from hwnas.run import run_search
 from hwnas.spaces import catalog

@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 import torch
 
-from hwnas import verify
 from hwnas.baselines import Dense, MeanEmbedding, MeanHead, SignalConv
 from hwnas.config import SearchConfig, read_config
 from hwnas.data import load_data
 from hwnas.evaluation import evaluate_onnx, preprocessing_of, read_metadata
-from hwnas.finalists import export_again
+from hwnas.front import verify
+from hwnas.front.finalists import export_again
 from hwnas.run import run_search
 from hwnas.spaces import catalog
 from hwnas.spaces.base import Choice, SearchSpace

@@ -16,8 +16,8 @@ from hwnas.delivery.metadata import save_about
 from hwnas.evaluation import about_examples, evaluate_onnx
 from hwnas.evaluators.training import train_network
 from hwnas.export import network_to_onnx
+from hwnas.front.verify import FRONT, Candidate, Trained, export_candidate
 from hwnas.training import Recipe
-from hwnas.verify import FRONT, Candidate, Trained, export_candidate
 from profilers.errors import ModelError
 from profilers.targets import make_target
 from profilers.timing import LatencySamples

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tomli_w
 
-from hwnas.explanation import (
+from hwnas.report.explanation import (
     ChoiceEffect,
     Explanation,
     KindTime,

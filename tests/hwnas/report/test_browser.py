@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from hwnas.explanation import write_explanation
-from hwnas.report import write_report
+from hwnas.report.explanation import write_explanation
+from hwnas.report.write import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (

@@ -8,9 +8,9 @@ import tomli_w
 from hwnas.budget import Budget
 from hwnas.cost import CostTable
 from hwnas.errors import RunFolderError
-from hwnas.explain import explain_again, explain_run
-from hwnas.explanation import EXPLANATION, read_explanation, write_explanation
 from hwnas.profiling import untrained_model
+from hwnas.report.explain import explain_again, explain_run
+from hwnas.report.explanation import EXPLANATION, read_explanation, write_explanation
 from hwnas.spaces import catalog
 from hwnas.strategies import Problem
 from predictors.cost import CostPredictor

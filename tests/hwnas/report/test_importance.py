@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from hwnas.importance import (
+from hwnas.report.importance import (
     MIN_TRIALS,
     front_importances,
     importances_of,
     variance_importances,
 )
-from hwnas.report_read import read_run
+from hwnas.report.read import read_run
 
 N_OPTIONS = {"depth": 4, "kernel": 3, "width": 4, "activation": 2}
 

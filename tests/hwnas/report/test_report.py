@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from hwnas.errors import RunFolderError
-from hwnas.pareto_svg import write_pareto_svg
-from hwnas.report import write_report
-from hwnas.report_data import hypervolume_by_trial, pareto_view
-from hwnas.report_page import REPORT_STYLE, SCRIPT
-from hwnas.report_read import read_run
-from hwnas.report_sections import N_TRIALS_SHOWN
+from hwnas.report.data import hypervolume_by_trial, pareto_view
+from hwnas.report.page import REPORT_STYLE, SCRIPT
+from hwnas.report.pareto_svg import write_pareto_svg
+from hwnas.report.read import read_run
+from hwnas.report.sections import N_TRIALS_SHOWN
+from hwnas.report.write import write_report
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from hwnas.errors import RunFolderError
-from hwnas.explanation import EXPLANATION, write_explanation
 from hwnas.record import Record
-from hwnas.report import write_report
-from hwnas.report_read import read_run
+from hwnas.report.explanation import EXPLANATION, write_explanation
+from hwnas.report.read import read_run
+from hwnas.report.write import write_report
 from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.strategies import Trial
 

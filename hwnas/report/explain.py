@@ -19,16 +19,16 @@ from hwnas.cost import CostTable
 from hwnas.data import load_data
 from hwnas.drawing import described, layers_of
 from hwnas.errors import RunFolderError
-from hwnas.explanation import (
+from hwnas.profile_parts import kind_of
+from hwnas.report.data import RunData, genotype_of, records
+from hwnas.report.explanation import (
     ChoiceEffect,
     Explanation,
     KindTime,
     MemberTime,
     OptionShare,
 )
-from hwnas.profile_parts import kind_of
-from hwnas.report_data import RunData, genotype_of, records
-from hwnas.report_read import CONFIG, FRONT, read_run
+from hwnas.report.read import CONFIG, FRONT, read_run
 from hwnas.spaces.architecture import shape_text
 from hwnas.spaces.base import GenotypeArray, SearchSpace
 from hwnas.spaces.for_data import space_for

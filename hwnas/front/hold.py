@@ -1,13 +1,13 @@
 """A front that holds: finalists are trained, exported and measured, and what misses is replaced.
 
 What misses the budget when measured, differs from PyTorch when exported, or diverges in training
-leaves room. The measurements mend the predictions (`hwnas/mending.py`), and further trials of the
+leaves room. The measurements mend the predictions (`mending.py`), and further trials of the
 record that these allow take the places, until as many hold as were asked for, the record has no
 more, or twice as many as asked for were trained. Then the budget is filled: while the slowest
 member leaves more of it unused than it may, networks nearer to it are tried, of the record or new.
 
 Taken up again, everything is decided as before, by what is on disk: weights, models, and what was
-measured (`hwnas/front_journal.py`).
+measured (`hwnas/front/journal.py`).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ import numpy as np
 
 from hwnas.data import DataSet
 from hwnas.evaluators.training import seed_of
-from hwnas.filling import (
+from hwnas.front.filling import (
     MAX_SLACK,
     grown_to_budget,
     latency_limit,
     near_budget,
     proposals_near_budget,
 )
-from hwnas.finalists import Finalist, choose_finalists, train_finalists, whole_trials
-from hwnas.front_journal import FrontJournal
-from hwnas.mending import mended
+from hwnas.front.finalists import Finalist, choose_finalists, train_finalists, whole_trials
+from hwnas.front.journal import FrontJournal
+from hwnas.front.mending import mended
+from hwnas.front.verify import BASELINE, FRONT, SEARCHED, Candidate, Trained, judge, verify
 from hwnas.profiling import architecture_digest
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype
 from hwnas.strategies.base import Problem, Trial
 from hwnas.target_place import OpenProfiler
 from hwnas.training import Recipe
-from hwnas.verify import BASELINE, FRONT, SEARCHED, Candidate, Trained, judge, verify
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import Device
 from profilers.store import MeasurementStore

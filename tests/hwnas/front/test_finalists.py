@@ -1,5 +1,5 @@
-from hwnas.filling import MAX_SLACK
-from hwnas.finalists import choose_finalists, whole_trials
+from hwnas.front.filling import MAX_SLACK
+from hwnas.front.finalists import choose_finalists, whole_trials
 from hwnas.strategies import Trial
 
 

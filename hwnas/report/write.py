@@ -7,13 +7,13 @@ from html import escape
 from pathlib import Path
 
 from hwnas.errors import RunFolderError
-from hwnas.report_choices import choices_sections
-from hwnas.report_data import RunData, best, number, percent, records
-from hwnas.report_html import side_by_side
-from hwnas.report_members import forms_section, front_section, members_section, time_section
-from hwnas.report_page import Hints, report_page
-from hwnas.report_read import FRONT, read_run
-from hwnas.report_sections import (
+from hwnas.report.choices import choices_sections
+from hwnas.report.data import RunData, best, number, percent, records
+from hwnas.report.html import side_by_side
+from hwnas.report.members import forms_section, front_section, members_section, time_section
+from hwnas.report.page import Hints, report_page
+from hwnas.report.read import FRONT, read_run
+from hwnas.report.sections import (
     failures_section,
     others_section,
     pareto_section,

@@ -3,8 +3,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hwnas.front.sittings import (
+    LATER_SHARE,
+    MAX_SITTINGS,
+    N_SITTINGS,
+    SeveralSittings,
+    time_in_sittings,
+)
 from hwnas.progress import Silent
-from hwnas.sittings import LATER_SHARE, MAX_SITTINGS, N_SITTINGS, SeveralSittings, time_in_sittings
 from profilers.timing import LatencySamples
 
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwnas.mending import mended, with_room
-from hwnas.sittings import LATER_SHARE
+from hwnas.front.mending import mended, with_room
+from hwnas.front.sittings import LATER_SHARE
+from hwnas.front.verify import BASELINE, Candidate
 from hwnas.strategies.base import Costs, Problem
-from hwnas.verify import BASELINE, Candidate
 
 
 @pytest.fixture

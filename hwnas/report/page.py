@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 
-from hwnas.report_html import STYLE, document, security
+from hwnas.report.html import STYLE, document, security
 
 N_KINDS = 8  # colours of kinds of kernels; further ones share the last
 

@@ -19,11 +19,11 @@ from hwnas.data import DataSet, Preprocessing
 from hwnas.errors import ExportMismatchError, RunFolderError
 from hwnas.evaluation import METADATA_KEY, about_examples, evaluate_onnx
 from hwnas.export import check_parity, network_to_onnx, save_onnx
+from hwnas.front.sittings import SeveralSittings, time_in_sittings
 from hwnas.networks import counts
 from hwnas.pareto import non_dominated
 from hwnas.profiling import ARCHITECTURE_TAG
 from hwnas.progress import Progress
-from hwnas.sittings import SeveralSittings, time_in_sittings
 from hwnas.spaces.base import Architecture, Genotype
 from hwnas.strategies.base import Problem
 from hwnas.target_place import OpenProfiler

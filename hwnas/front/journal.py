@@ -20,7 +20,7 @@ from torch import nn
 
 from hwnas.delivery.metadata import graph_digest
 from hwnas.errors import RunFolderError
-from hwnas.verify import Candidate, Trained, onnx_path
+from hwnas.front.verify import Candidate, Trained, onnx_path
 
 __all__ = ["FrontJournal"]
 

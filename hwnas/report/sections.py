@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hwnas.report_charts import (
+from hwnas.report.charts import (
     WITHIN,
     Hint,
     full_view,
@@ -19,7 +19,7 @@ from hwnas.report_charts import (
     prediction_marks,
     prediction_plot,
 )
-from hwnas.report_data import (
+from hwnas.report.data import (
     RunData,
     View,
     as_number,
@@ -31,10 +31,10 @@ from hwnas.report_data import (
     records,
     with_interval,
 )
-from hwnas.report_html import Bar, bars, section, side_by_side, table
-from hwnas.report_members import NETWORK_COLUMNS, integer, network_cells
-from hwnas.report_page import Hints
-from hwnas.report_svg import Plot, cross, dot, line, star
+from hwnas.report.html import Bar, bars, section, side_by_side, table
+from hwnas.report.members import NETWORK_COLUMNS, integer, network_cells
+from hwnas.report.page import Hints
+from hwnas.report.svg import Plot, cross, dot, line, star
 
 N_TRIALS_SHOWN = 500  # the page stays quick to open; trials.csv has them all
 N_REASONS_SHOWN, N_NUMBERS_SHOWN = 20, 8  # of failures

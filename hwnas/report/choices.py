@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hwnas.explanation import ChoiceEffect, OptionShare
-from hwnas.importance import Importances, importances_of
-from hwnas.report_data import RunData, number, percent
-from hwnas.report_html import Bar, bars, section, side_by_side
+from hwnas.report.data import RunData, number, percent
+from hwnas.report.explanation import ChoiceEffect, OptionShare
+from hwnas.report.html import Bar, bars, section, side_by_side
+from hwnas.report.importance import Importances, importances_of
 
 N_SHOWN = 12  # choices in one list: the others matter little
 MIN_SHARED = 0.6  # of the members, that have an option which is said to be common

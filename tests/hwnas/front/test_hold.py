@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas import front as front_module
-from hwnas.filling import MAX_SLACK, near_budget
-from hwnas.front import FILLINGS_AT_ONCE, Workplace, hold_front
+from hwnas.front import hold as front_module
+from hwnas.front.filling import MAX_SLACK, near_budget
+from hwnas.front.hold import FILLINGS_AT_ONCE, Workplace, hold_front
+from hwnas.front.verify import BASELINE, FRONT, Candidate, Trained, judge
 from hwnas.progress import Silent
 from hwnas.strategies import Trial
-from hwnas.verify import BASELINE, FRONT, Candidate, Trained, judge
 
 LIMIT_MS = 0.5
 

@@ -17,7 +17,7 @@ from optuna.importance import (
 )
 from optuna.trial import FrozenTrial, create_trial
 
-from hwnas.report_data import RunData, genotype_of, records
+from hwnas.report.data import RunData, genotype_of, records
 
 MIN_TRIALS = 20  # of fewer, a forest learns chance alone
 MAX_TRIALS = 300  # the forests of more take long

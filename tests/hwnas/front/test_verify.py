@@ -6,18 +6,19 @@ import pandas as pd
 import pytest
 import torch
 
-from hwnas import export, sittings
-from hwnas import verify as verify_module
+from hwnas import export
 from hwnas.baselines import plain_cnn
 from hwnas.budget import parse_budget
 from hwnas.cost import CostTable
 from hwnas.data import load_data
 from hwnas.errors import RunFolderError
 from hwnas.evaluation import evaluate_onnx, read_metadata
+from hwnas.front import sittings
+from hwnas.front import verify as verify_module
+from hwnas.front.verify import BASELINE, FRONT, Candidate, Trained, deliver, judge, verify
 from hwnas.networks import Network, counts
 from hwnas.progress import Silent
 from hwnas.strategies import Problem
-from hwnas.verify import BASELINE, FRONT, Candidate, Trained, deliver, judge, verify
 from predictors.cost import CostPredictor
 from profilers.devices import this_device
 from profilers.errors import ModelError

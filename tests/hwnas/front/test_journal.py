@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from hwnas.errors import RunFolderError
-from hwnas.front_journal import FrontJournal
-from hwnas.verify import Candidate, Trained, deliver
+from hwnas.front.journal import FrontJournal
+from hwnas.front.verify import Candidate, Trained, deliver
 
 
 def save_model(path, graph, **metadata):

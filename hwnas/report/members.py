@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 from hwnas.drawing import layers_svg
 from hwnas.errors import RunFolderError
-from hwnas.explanation import EXPLANATION, MemberTime
-from hwnas.report_data import (
+from hwnas.report.data import (
     RunData,
     measured_text,
     number,
@@ -20,8 +19,9 @@ from hwnas.report_data import (
     records,
     with_interval,
 )
-from hwnas.report_html import Bar, Markup, bars, section, table
-from hwnas.report_page import N_KINDS, Hints
+from hwnas.report.explanation import EXPLANATION, MemberTime
+from hwnas.report.html import Bar, Markup, bars, section, table
+from hwnas.report.page import N_KINDS, Hints
 
 DRAWING_WIDTHS = (600, 350)  # of the drawing in pixels, for wide and for narrow screens
 

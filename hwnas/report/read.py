@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from hwnas.errors import RunFolderError
-from hwnas.explanation import read_explanation
 from hwnas.number_text import as_number
-from hwnas.report_data import RunData
-from hwnas.report_study import read_study
+from hwnas.report.data import RunData
+from hwnas.report.explanation import read_explanation
+from hwnas.report.study import read_study
 
 FRONT = "front.csv"
 CANDIDATES = "candidates.csv"

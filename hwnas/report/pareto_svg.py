@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 
 from hwnas.errors import RunFolderError
-from hwnas.report_charts import pareto_marks, pareto_plot
-from hwnas.report_data import RunData, pareto_view
-from hwnas.report_read import read_run
-from hwnas.report_svg import Plot, cross, star, text
+from hwnas.report.charts import pareto_marks, pareto_plot
+from hwnas.report.data import RunData, pareto_view
+from hwnas.report.read import read_run
+from hwnas.report.svg import Plot, cross, star, text
 
 WIDTH, HEIGHT = 760, 460
 TOP = 64  # of the plane: the legend stands above it

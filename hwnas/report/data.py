@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwnas.explanation import Explanation
 from hwnas.number_text import as_number as as_number
 from hwnas.number_text import number as number
 from hwnas.number_text import percent as percent
+from hwnas.report.explanation import Explanation
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from hwnas.sittings import LATER_SHARE
+from hwnas.front.sittings import LATER_SHARE
+from hwnas.front.verify import SEARCHED, Candidate
 from hwnas.spaces.base import GenotypeArray
 from hwnas.strategies.base import Costs, FloatArray, Problem
-from hwnas.verify import SEARCHED, Candidate
 
 __all__ = ["mended", "with_room"]
 

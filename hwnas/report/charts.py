@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hwnas.report_data import (
+from hwnas.report.data import (
     RunData,
     View,
     hypervolume_by_trial,
@@ -19,7 +19,7 @@ from hwnas.report_data import (
     records,
     with_interval,
 )
-from hwnas.report_svg import Axis, Plot, cross, dot, line, star, text
+from hwnas.report.svg import Axis, Plot, cross, dot, line, star, text
 
 NAME_CHARACTER = 6.6  # width of one in a name, in pixels
 WITHIN = 0.10  # the band of the chart of predictions; the share within it is reported

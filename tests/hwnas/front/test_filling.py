@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwnas.budget import parse_budget
-from hwnas.filling import (
+from hwnas.front.filling import (
     AIMS,
     MAX_SLACK,
     expected_errors,

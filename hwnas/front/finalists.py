@@ -17,7 +17,8 @@ from hwnas.config import SearchConfig, read_config
 from hwnas.data import DataSet, load_data
 from hwnas.errors import RunFolderError, unknown_name
 from hwnas.evaluators.training import train_network
-from hwnas.filling import MAX_SLACK
+from hwnas.front.filling import MAX_SLACK
+from hwnas.front.verify import BASELINE, Trained, export_candidate
 from hwnas.networks import Network
 from hwnas.pareto import best_first
 from hwnas.progress import Progress
@@ -25,7 +26,6 @@ from hwnas.spaces.base import Architecture, Genotype
 from hwnas.spaces.for_data import space_for
 from hwnas.strategies import Trial
 from hwnas.training import Recipe, TrainingDivergedError
-from hwnas.verify import BASELINE, Trained, export_candidate
 from profilers.targets import make_target
 
 WEIGHTS = "weights"

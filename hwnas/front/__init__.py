@@ -1,0 +1,1 @@
+"""The front that is delivered: trained, exported, measured, refilled until it holds (`hold.py`)."""
