@@ -87,7 +87,7 @@ class SearchConfig:
     data_path: str | None = None
     space: str = "mobile"
     budgets: tuple[str, ...] = ()
-    strategy: str = "evolution"
+    strategy: str = "guided"
     trials: int = 64
     minutes: float | None = None
     guide_epochs: float | None = None

@@ -47,7 +47,7 @@ def search(
     ] = None,
     strategy: Annotated[
         str, typer.Option("--strategy", help="How networks are proposed; see below.")
-    ] = "evolution",
+    ] = "guided",
     trials: Annotated[int, typer.Option("--trials", help="Networks to train shortly.")] = 64,
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Start no trial after so long.")
