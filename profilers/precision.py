@@ -61,7 +61,7 @@ def convert(model: OnnxModel, precision: str, *, symmetric: bool = False) -> Onn
         )
     static = replace(model, proto=_with_static_inputs(model), dimensions={})
     try:
-        with _quiet():
+        with quiet():
             proto = converters[precision](static, symmetric)
     except Exception as error:  # the tools share no base class for what they cannot handle
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -167,7 +167,7 @@ class _RandomInputs:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the tools from writing to the log and from warning; what matters is raised."""
     disabled_before = logging.root.manager.disable
     handler = logging.NullHandler()

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import math
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from hwnas.evaluation import evaluate_onnx, inputs_for
 from hwnas.export import run_onnx
 from profilers.errors import ModelError
 from profilers.onnx_models import MAX_IR_VERSION, OnnxModel, load_model, node_attributes
+from profilers.precision import quiet
 from profilers.runtimes.catalog import runtime_spec
 from profilers.targets import Target
 
@@ -289,22 +288,14 @@ class _Quantizer:
         """ONNX Runtime's quantizer, kept from printing; what it raises becomes one error."""
         from onnxruntime import quantization
 
-        disabled_before = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)
-        handler = logging.NullHandler()  # without any, the first message would add one for good
-        logging.root.addHandler(handler)
         try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")
+            with quiet(), contextlib.redirect_stdout(io.StringIO()):
                 yield quantization
         except ModelError:
             raise
         except Exception as error:  # the tools share no base class for what they cannot handle
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ModelError(f"{self._name} cannot be quantized: {reason}") from None
-        finally:
-            logging.disable(disabled_before)
-            logging.root.removeHandler(handler)
 
 
 class _Feeds:
