@@ -213,6 +213,8 @@ class _Walk:
     def _pair(self, inputs: list[str], output: str) -> bool:
         shapes, weights = self._graph.shapes, self._graph.weights
         shape = shapes.get(output, ())
+        if len(shape) <= CHANNEL:  # also where it is not known
+            return False
         for name in inputs:
             here = shapes.get(name)
             if here is None:

@@ -173,6 +173,24 @@ def test_channels_that_somebody_else_counts_on_are_left_alone():
     assert channel_groups(Graph(model)) == []
 
 
+def test_vectors_have_no_channels_to_change():
+    build = Builder(8)
+    total = build.add("Add", build.add("Mul", "x", build.weight(1)), build.weight(8))
+    model = build.model(build.add("Add", total, "x"), 8)
+    assert channel_groups(Graph(model)) == []
+    for edit in EDITS:
+        assert edit(model, FREE) is None
+
+
+def test_what_has_no_known_shape_is_left_alone():
+    build = Builder(1, 4, 6, 6)
+    image = build.conv("x", 4, 8)
+    rows = build.add("NonZero", build.add("GlobalAveragePool", image))
+    counted = build.add("Mul", build.add("Cast", rows, to=TensorProto.FLOAT), build.weight(4, 1))
+    model = build.model(build.add("ReduceSum", counted, keepdims=0))
+    assert all(len(group.makers) <= 1 for group in channel_groups(Graph(model)))
+
+
 def test_a_reshape_to_fixed_channels_follows_them():
     net = Builder(1, 3, 8, 8)
     pooled = net.add("GlobalAveragePool", net.conv("x", 3, 10))
