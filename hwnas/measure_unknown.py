@@ -18,7 +18,7 @@ from profilers.errors import ModelError
 from profilers.excerpts import excerpt_digest
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
-from profilers.measurement import FAMILY_TAG, SURVEY_FAMILY, NetworkMeasurement
+from profilers.measurement import EXCERPT_FAMILY, FAMILY_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
 from profilers.store import MeasurementStore
 
@@ -142,7 +142,7 @@ def _measured(
 ) -> NetworkMeasurement:
     """The excerpt of those kernels, measured until it can be trusted or the time is over."""
     excerpt = profiler.excerpt(model, wanted)
-    tags = {FAMILY_TAG: SURVEY_FAMILY, EXCERPT_TAG: model.name}
+    tags = {FAMILY_TAG: EXCERPT_FAMILY, EXCERPT_TAG: model.name}
     longest_s = 0.0
     while True:
         begun = time.perf_counter()

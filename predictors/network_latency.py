@@ -19,7 +19,7 @@ from predictors.network_correction import NetworkCorrection
 from profilers.kernels import Kernel
 from profilers.measurement import (
     FAMILY_TAG,
-    SURVEY_FAMILY,
+    OF_NO_FAMILY,
     KernelLatency,
     NetworkMeasurement,
 )
@@ -148,7 +148,7 @@ class NetworkLatencyPredictor:
                 by_family[0, some], by_family[1, some], measured[some], drift=drift
             )
         }
-        for family in set(families.tolist()) - {ANY_FAMILY, SURVEY_FAMILY}:
+        for family in set(families.tolist()) - {ANY_FAMILY, *OF_NO_FAMILY}:
             here = families == family
             if here.sum() >= min_examples(self.level):
                 self.calibrations_[family] = Calibration.of(
@@ -325,7 +325,7 @@ def _left_out(families: NDArray[np.str_]) -> NDArray[np.int64]:
     """Which family is left out for each network, -1 where none can be."""
     n_others = {name: int((families != name).sum()) for name in set(families.tolist())}
     names = sorted(
-        name for name, n in n_others.items() if n >= MIN_NETWORKS and name != SURVEY_FAMILY
+        name for name, n in n_others.items() if n >= MIN_NETWORKS and name not in OF_NO_FAMILY
     )
     return np.array([names.index(f) if f in names else -1 for f in families])
 

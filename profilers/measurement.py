@@ -10,7 +10,10 @@ from profilers.targets import Target
 from profilers.timing import LatencySamples
 
 FAMILY_TAG = "family"  # the tag that says what kind of network it is
-SURVEY_FAMILY = "survey"  # its value for random networks of all kinds: no family of its own
+# Its values for networks that are of no family of their own: random ones of all kinds, and parts of
+# networks (`profilers/excerpts.py`).
+SURVEY_FAMILY, EXCERPT_FAMILY = "survey", "excerpt"
+OF_NO_FAMILY = (SURVEY_FAMILY, EXCERPT_FAMILY)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import pytest
 
 from hwnas.families import sample_network
 from hwnas.measure_unknown import MIN_VALUE, measure_unknown, with_stored, worth_measuring
+from hwnas.survey import is_surveyed
 from predictors.errors import NotFittedError, WrongTargetError
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.errors import ModelError
@@ -77,6 +78,8 @@ def test_what_is_stored_is_not_measured_again(
         first, second = (measure(store=store) for _ in range(2))
         assert len(made_up_profiler.measured) == 1
         third = with_stored(model.digest, kernels, tiny_predictor, store)
+        # A part of a network is none of a survey, which counts what it has.
+        assert not any(is_surveyed(measurement) for measurement in store.networks(TARGET))
     answers = {p.predict([kernels]).latency_ms[0] for p in (first, second, third)}
     assert len(answers) == 1
     assert answers != {tiny_predictor.predict([kernels]).latency_ms[0]}
