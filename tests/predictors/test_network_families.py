@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from predictors.kernel_latency import KernelLatencyPredictor
-from predictors.network_latency import ANY_FAMILY, SURVEY_FAMILY, NetworkLatencyPredictor
-from profilers.measurement import FAMILY_TAG
+from predictors.network_latency import ANY_FAMILY, NetworkLatencyPredictor
+from profilers.measurement import FAMILY_TAG, SURVEY_FAMILY
 
 N_EACH = 12
 FACTORS = {"adds": 1.0, "muls": 3.0, "subs": 0.4}
