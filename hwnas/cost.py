@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 from hwnas.errors import BudgetError
 from hwnas.piece_library import PieceLibrary
+from hwnas.piece_sharing import GivenTensor, Sharing, SharingWalk
+from hwnas.piece_table import COUNTED, PieceTable
+from hwnas.piece_values import Join
 from hwnas.pieces import PLAIN, TOKENS, Border, Piece, PieceKernels
 from hwnas.spaces.base import Genotype, GenotypeArray, SearchSpace, Shape
 from hwnas.strategies.base import Costs
 from predictors.cost import CostPredictor
-from predictors.energy import N_ENERGY_TERMS
 from predictors.network_latency import N_TERMS
-from predictors.peak_memory import PartTable
 from profilers.energy import energy_counter
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
-from profilers.memory import PartMemory
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
@@ -37,7 +37,6 @@ SURVEY_PIECES = 4096
 N_LEAST = 64  # genotypes that any look gets to see
 CHUNK = 8192  # genotypes walked at once: what is in between stays in the processor's cache
 LATENCY_ONLY = ("latency_ms",)
-_COUNTED = ("params", "macs")
 # Runtimes that say how much memory a run takes.
 _MEMORY_RUNTIMES = ("onnxruntime-cpu", "torch-cpu", "torch-cuda")
 _UNKNOWN, _EMPTY = -1, 0
@@ -78,7 +77,7 @@ def check_predictable(metric: str, costs: CostPredictor) -> None:
     Raises:
         BudgetError: `costs` does not predict it.
     """
-    available = (*costs.metrics, *_COUNTED)
+    available = (*costs.metrics, *COUNTED)
     if metric not in available:
         raise BudgetError(
             f"the predictor says nothing about {metric}, so there can be no budget on it "
@@ -104,7 +103,6 @@ class CostTable:
         self._profiler = profiler
         self._library = PieceLibrary(profiler, store)
         self._costs: CostPredictor | None = None
-        self._n_rows = N_TERMS + len(_COUNTED)
         # Whether states tell how blocks end: where no block asks, there are fewer of them.
         self._tells_tails = False
         self._begin()
@@ -112,10 +110,8 @@ class CostTable:
     def _begin(self) -> None:
         """Forget all states, and the pieces met in them."""
         self._pieces: dict[Piece, int] = {}  # 0: no block at this slot
-        self._kernels: list[tuple[Kernel, ...]] = [()]
-        self._replaced: list[tuple[Kernel, ...]] = [()]
-        self._memory: list[PartMemory | None] = []  # of the pieces, from 1 on
-        self._part_table: PartTable | None = None
+        self._table = PieceTable()
+        self._table.use(self._costs)
         self._states: list[tuple[Shape, Border]] = []
         self._state_ids: dict[tuple[Shape, Border], int] = {}
         border = Border(TOKENS if self.space.input_type == "int64" else PLAIN)
@@ -125,10 +121,13 @@ class CostTable:
         # By slot: (state, value of the slot) -> piece, and the state that it leads to.
         self._piece_of = [np.zeros((0, len(t.values)), np.intp) for t in tables]
         self._next_of = [np.zeros((0, len(t.values)), np.intp) for t in tables]
-        self._next_state: list[int] = [_UNKNOWN]  # by piece
-        self._counts: list[tuple[int, int]] = [(0, 0)]  # params, macs
-        # By piece: the terms of its kernels, then params, macs; a row for each of them.
-        self._rows = np.zeros((self._n_rows, 0))
+        self._next_state: dict[Piece, int] = {}
+        # What pieces share stands in the table, too: a tensor's price, and pieces without joins.
+        self._sharing = Sharing()
+        self._joins: dict[int, tuple[Join, ...]] = {}  # by piece
+        self._without: dict[tuple[int, int], int] = {}
+        self._given = np.zeros(0, np.intp)  # by state, the tensor that is handed on in it
+        self._prices = np.zeros(0, np.intp)  # by tensor
 
     @property
     def n_pieces(self) -> int:
@@ -153,10 +152,8 @@ class CostTable:
             costs.peak_memory if "peak_memory_bytes" in metrics else None,
         )
         self._costs = costs
-        n_terms = N_TERMS if costs.energy is None else N_TERMS + N_ENERGY_TERMS
-        self._n_rows = n_terms + len(_COUNTED)
-        self._rows = np.zeros((self._n_rows, 0))
-        self._price()
+        self._table.use(costs)
+        self._table.price()
 
     def warm(
         self,
@@ -170,7 +167,7 @@ class CostTable:
         Of a space that has too many, some `SURVEY_PIECES`.
         """
         self.affordable(self.space.sample(rng, n), on_progress=on_progress)
-        self._price()
+        self._table.price()
 
     def affordable(
         self,
@@ -204,18 +201,18 @@ class CostTable:
     def _predict(self, genotypes: GenotypeArray) -> Costs:
         assert self._costs is not None, "CostTable.predict before CostTable.use"
         paths = self._paths(genotypes)
-        sums = self._sums(paths)
+        sums = self._table.sums(paths)
         latency = self._costs.latency.predict_sums(sums[:N_TERMS].T, family=self.space.name)
         found = Costs(
             latency.latency_ms, latency.low_ms, latency.high_ms, latency.known_share,
             params=sums[-2].astype(np.int64), macs=sums[-1].astype(np.int64),
         )  # fmt: skip
         if self._costs.energy is not None:
-            terms = sums[N_TERMS : -len(_COUNTED)].T
+            terms = sums[N_TERMS : -len(COUNTED)].T
             energy = self._costs.energy.predict_sums(latency, terms)
             found = replace(found, energy_mj=energy.energy_mj, high_energy_mj=energy.high_mj)
         if self._costs.peak_memory is not None:
-            memory = self._costs.peak_memory.predict(self._parts().estimate(paths))
+            memory = self._costs.peak_memory.predict(self._peak_bytes(paths))
             found = replace(
                 found,
                 peak_memory_bytes=memory.peak_memory_bytes,
@@ -225,28 +222,31 @@ class CostTable:
 
     def counts(self, genotypes: GenotypeArray) -> Counts:
         """Parameters and MACs of `(n, len(choices))` genotypes; needs no predictor."""
-        sums = self._sums(self._paths(genotypes))
+        sums = self._table.sums(self._paths(genotypes))
         return Counts(sums[-2].astype(np.int64), sums[-1].astype(np.int64))
 
     def estimated_peak_bytes(self, genotypes: GenotypeArray) -> NDArray[np.float64]:
         """What the tensors of `(n, len(choices))` genotypes take, `(n,)`; NaN: not known."""
-        paths = self._paths(genotypes)
-        return self._parts().estimate(paths)
+        return self._peak_bytes(self._paths(genotypes))
+
+    def _peak_bytes(self, paths: Indices) -> NDArray[np.float64]:
+        """Of the pieces at the slots, which count what is shared, too."""
+        return self._table.peak_bytes(paths[: len(self.space.slot_tables)])
 
     def kernels(self, genotype: Genotype) -> tuple[Kernel, ...]:
         """The kernels of one network, in the order of its blocks."""
         row = np.array([self.space.check(genotype)], dtype=np.int64)
         found: list[Kernel] = []
         for (piece,) in self._paths(row):
-            for kernel in self._replaced[piece]:  # it is of the block before, or one before that
+            for kernel in self._table.replaced[piece]:  # of the block before, or one before that
                 del found[len(found) - 1 - found[::-1].index(kernel)]
-            found += self._kernels[piece]
+            found += self._table.kernels[piece]
         return tuple(found)
 
     def _paths(
         self, genotypes: GenotypeArray, on_progress: Callable[[int], object] = lambda n_pieces: None
     ) -> Indices:
-        """The piece of each genotype at each slot, `(n_slots, n)`."""
+        """The piece of each genotype at each slot, `(n_slots, n)`; then what slots share."""
         try:
             return self._walk(genotypes, on_progress)
         except _TailsMatterError:
@@ -258,6 +258,7 @@ class CostTable:
         columns = np.asfortranarray(genotypes)  # the tables read it by column
         state = self._first_state[self.space.input_table.lookup(columns)]
         paths = np.empty((len(self.space.slot_tables), len(columns)), dtype=np.intp)
+        sharing = SharingWalk(self._sharing, len(columns))
         for slot, table in enumerate(self.space.slot_tables):
             self._grow(slot)
             value = table.lookup(columns)
@@ -268,8 +269,14 @@ class CostTable:
                 is_new = piece == _UNKNOWN
                 self._meet(slot, state[is_new], value[is_new], on_progress)
                 self._piece_of[slot].take(key, out=piece, mode="clip")
+            if self._sharing:
+                done = sharing.step(piece, self._given_tensors().take(state))
+                repeats = np.flatnonzero(done)
+                piece[repeats] = self._without_joins(piece[repeats], done[repeats])
             state = self._next_of[slot].take(key, mode="clip")
-        return paths
+        if not self._sharing:
+            return paths
+        return np.concatenate([paths, self._priced(sharing.tensors)])
 
     def _are_met(self, columns: GenotypeArray) -> BoolArray:
         """Whether all pieces of each genotype are known, `(n,)`."""
@@ -295,16 +302,6 @@ class CostTable:
         # No block leaves the state as it is; the others are filled in when their piece is met.
         self._next_of[slot] = np.vstack([next_of, np.repeat(states[:, None], n_values, axis=1)])
 
-    def _sums(self, paths: Indices) -> NDArray[np.float64]:
-        """Sums of the pieces' rows over each network, `(n_rows, n)`."""
-        self._price()
-        sums = np.zeros((len(self._rows), paths.shape[1]))
-        taken = np.empty(paths.shape[1])
-        for row, total in zip(self._rows, sums, strict=True):
-            for piece in paths:
-                total += row.take(piece, out=taken, mode="clip")
-        return sums
-
     def _meet(
         self,
         slot: int,
@@ -323,23 +320,54 @@ class CostTable:
         new = [piece for piece in dict.fromkeys(pieces) if piece not in self._pieces]
         found = self._library.find(new, lambda n: on_progress(max(n, n_before)))
         for piece, made in zip(new, found, strict=True):
-            if made.is_open and piece.border.layout != TOKENS and not self._tells_tails:
+            asks = made.is_open or bool(made.uses)
+            if asks and piece.border.layout != TOKENS and not self._tells_tails:
                 raise _TailsMatterError
             self._add(piece, made)
         on_progress(self.n_pieces)
         for (s, v), piece in zip(pairs, pieces, strict=True):
             self._piece_of[slot][s, v] = self._pieces[piece]
-            self._next_of[slot][s, v] = self._next_state[self._pieces[piece]]
+            self._next_of[slot][s, v] = self._next_state[piece]
 
     def _add(self, piece: Piece, made: PieceKernels) -> None:
         assert made.border is not None
         border = made.border if self._tells_tails else Border(made.border.layout)
-        self._pieces[piece] = len(self._kernels)
-        self._kernels.append(made.kernels)
-        self._replaced.append(made.replaced)
-        self._memory.append(made.memory)
-        self._next_state.append(self._state(made.counts.out_shape, border))
-        self._counts.append((made.counts.params, made.counts.macs))
+        counts = made.counts.params, made.counts.macs
+        index = self._table.add(made.kernels, made.replaced, made.memory, counts)
+        self._pieces[piece] = index
+        self._next_state[piece] = self._state(made.counts.out_shape, border)
+        self._sharing.add(index, piece, made)
+        self._joins[index] = made.joins
+
+    def _without_joins(self, pieces: Indices, done: Indices) -> Indices:
+        """`(n,)` pieces without those joins of which a bit of `done` is set."""
+        found = []
+        for piece, bits in zip(pieces.tolist(), done.tolist(), strict=True):
+            if (piece, bits) not in self._without:
+                joins = [j.kernel for k, j in enumerate(self._joins[piece]) if bits >> k & 1]
+                self._without[piece, bits] = self._table.add_without(piece, joins)
+            found.append(self._without[piece, bits])
+        return np.array(found, np.intp)
+
+    def _given_tensors(self) -> Indices:
+        """By state, the number of the tensor that is handed on in it."""
+        new = self._states[len(self._given) :]
+        if new:
+            numbers = [self._sharing.tensor(GivenTensor(*state)) for state in new]
+            self._given = np.concatenate([self._given, numbers])
+        return self._given
+
+    def _priced(self, tensors: Indices) -> Indices:
+        """What is done to `(n_tensors, n)` tensors, as pieces."""
+        n_new = len(self._sharing.tensors) - len(self._prices)
+        self._prices = np.pad(self._prices, (0, n_new), constant_values=_UNKNOWN)
+        found = self._prices.take(tensors)
+        if (found == _UNKNOWN).any():
+            for number in np.unique(tensors[found == _UNKNOWN]).tolist():
+                kernels, replaced = self._sharing.tensors[number].kernels(self._library)
+                self._prices[number] = self._table.add(kernels, replaced) if kernels else _EMPTY
+            found = self._prices.take(tensors)
+        return found
 
     def _state(self, shape: Shape, border: Border) -> int:
         state = (shape, border)
@@ -347,35 +375,6 @@ class CostTable:
             self._state_ids[state] = len(self._states)
             self._states.append(state)
         return self._state_ids[state]
-
-    def _price(self) -> None:
-        """Fill the rows of pieces that have none yet."""
-        n_priced = self._rows.shape[1]
-        new = self._kernels[n_priced:]
-        if not new:
-            return
-        rows = np.zeros((len(new), len(self._rows)))
-        rows[:, -len(_COUNTED) :] = self._counts[n_priced:]
-        if self._costs is not None:
-            rows[:, : -len(_COUNTED)] = self._terms(new) - self._terms(self._replaced[n_priced:])
-        self._rows = np.hstack([self._rows, rows.T])
-
-    def _terms(self, pieces: list[tuple[Kernel, ...]]) -> NDArray[np.float64]:
-        """Sums of the predictor's terms over the kernels of each piece, `(n, n_terms)`."""
-        assert self._costs is not None
-        flat = [kernel for kernels in pieces for kernel in kernels]
-        owner = np.repeat(np.arange(len(pieces)), [len(kernels) for kernels in pieces])
-        terms = self._costs.latency.terms(flat)
-        if self._costs.energy is not None:
-            terms = np.hstack([terms, self._costs.energy.terms(flat)])
-        sums = np.zeros((len(pieces), terms.shape[1]))
-        np.add.at(sums, owner, terms)
-        return sums
-
-    def _parts(self) -> PartTable:
-        if self._part_table is None or self._part_table.n_parts < self.n_pieces:
-            self._part_table = PartTable(self._memory)
-        return self._part_table
 
 
 class _TailsMatterError(Exception):

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 
 from hwnas.errors import ConfigError
+from hwnas.piece_values import Join, Use, shared_work
 from profilers.kernels import Kernel, Tensor, macs
 from profilers.measurement import KernelNode
 from profilers.targets import Target
@@ -161,9 +162,14 @@ class Cut:
     Attributes:
         nodes: In running order.
         given: The tensors that they are given, by name.
-        kernels: Of the nodes; before them the convolution before, if they changed it.
+        kernels: Of the nodes, without what `uses` tells; before them the convolution before, if
+            they changed it.
         replaced: That convolution as it is without them.
         border: Over which the last block hands on its output; None: as it was handed to the first.
+        parts: Of several tensors that are handed on: the index of the given tensor that one is, or
+            how a new one is handed on.
+        uses: What is done to each given tensor, if there are several, or several are handed on.
+        joins: What joins given tensors, in that case.
     """
 
     nodes: tuple[KernelNode, ...]
@@ -171,6 +177,9 @@ class Cut:
     kernels: tuple[Kernel, ...]
     replaced: tuple[Kernel, ...]
     border: Border | None
+    parts: tuple[int | Border, ...]
+    uses: tuple[Use, ...]
+    joins: tuple[Join, ...]
 
 
 def cut(
@@ -208,7 +217,14 @@ def cut(
                 nodes.remove(source)  # the neighbour asked for it, and it is counted there
             name = source.reads[0]
         handed_on.append(name)
-    kernels, replaced = [node.kernel for node in nodes], []
+    uses: tuple[Use, ...] = ()
+    joins: tuple[Join, ...] = ()
+    shared: set[str] = set()
+    if len(stand_ins) > 1 or len(handed_on) > 1:
+        starts = [nodes_before[-1].writes[0] if nodes_before else x
+                  for x, nodes_before in before.items()]  # fmt: skip
+        uses, joins, shared = shared_work(nodes, starts, handed_on)
+    kernels, replaced = [node.kernel for node in nodes if node.name not in shared], []
     (first, kind), *others = stand_ins.items()
     if kind in (CONV, SUM) and not others and before[first]:
         changed = before[first][-1].kernel
@@ -217,7 +233,14 @@ def cut(
             replaced.append(bare)
     blocked = _blocked(own)
     border: Border | None
+    parts: tuple[int | Border, ...] = ()
     if len(handed_on) > 1:
+        parts = tuple(
+            starts.index(name) if name in starts
+            else Border(BLOCKED, _blocked_tail(nodes, writer[name])) if name in blocked
+            else Border(PLAIN)
+            for name in handed_on
+        )  # fmt: skip
         border = Border(" ".join(BLOCKED if name in blocked else PLAIN for name in handed_on))
     elif handed_on[0] in layout_of:
         border = Border(BLOCKED, CLOSED) if replaced else None
@@ -226,7 +249,7 @@ def cut(
     else:
         border = Border(PLAIN, _tail(nodes, handed_on[0]))
     given = _tensors(nodes, set(layout_of))
-    return Cut(tuple(nodes), given, tuple(kernels), tuple(replaced), border)
+    return Cut(tuple(nodes), given, tuple(kernels), tuple(replaced), border, parts, uses, joins)
 
 
 def _stand_in(own: Sequence[KernelNode], x: str) -> list[KernelNode]:

@@ -36,6 +36,7 @@ from hwnas.piece_graph import (
     open_heads,
     split,
 )  # fmt: skip
+from hwnas.piece_values import Join, Use
 from hwnas.spaces.base import Block, InputType, Shape
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
@@ -45,7 +46,7 @@ from profilers.onnx_models import make_model
 __all__ = ["BLOCKED", "PLAIN", "TOKENS", "Border", "Lead", "Piece", "PieceKernels", "export_pieces"]
 
 PARTS = "parts"  # attribute of a tensor that stands for several
-_VERSION = 6  # of the stored pieces; raise it when what is kept of them, or the cutting, changes
+_VERSION = 7  # of the stored pieces; raise it when what is kept of them, or the cutting, changes
 
 
 @cache
@@ -72,7 +73,7 @@ class Piece:
         kind = f"{type(self.block).__module__}.{type(self.block).__qualname__}"
         fields = asdict(self.block)  # type: ignore[call-overload]
         made_by = [_VERSION, torch.__version__, _source_hash(type(self.block))]
-        border = [self.border.layout, self.border.tail]
+        border = _border_data(self.border)
         return json.dumps([made_by, kind, fields, self.in_shape, border])
 
 
@@ -81,12 +82,17 @@ class PieceKernels:
     """What the runtime makes of a piece.
 
     Attributes:
-        kernels: In running order.
+        kernels: In running order; without what `uses` tells.
         replaced: Kernels of the block before that are not run, because `kernels` do their work.
         border: Over which the piece hands on its output; None: as it was handed to it.
         is_open: Whether the block begins with something that may be fused into what stands before.
         counts: Of the block, and the shape of its output.
         memory: As ONNX Runtime plans it; None: not known.
+        parts: Of several tensors that are handed on: the index of the given one that it is, or
+            shape and border of a new one.
+        uses: What is done to each given tensor, if there are several, or several are handed on; it
+            is done once, however many blocks ask for it.
+        joins: What joins given tensors, in that case; among `kernels`, but done once, too.
     """
 
     kernels: tuple[Kernel, ...]
@@ -95,6 +101,9 @@ class PieceKernels:
     is_open: bool
     counts: BlockCounts
     memory: PartMemory | None
+    parts: tuple[int | tuple[Shape, Border], ...] = ()
+    uses: tuple[Use, ...] = ()
+    joins: tuple[Join, ...] = ()
 
     def to_data(self) -> list[Any]:
         """As the store keeps it."""
@@ -102,16 +111,20 @@ class PieceKernels:
         return [
             [kernel.to_dict() for kernel in self.kernels],
             [kernel.to_dict() for kernel in self.replaced],
-            None if self.border is None else [self.border.layout, self.border.tail],
+            None if self.border is None else _border_data(self.border),
             self.is_open,
             [list(counts.out_shape), counts.params, counts.macs],
             None if self.memory is None else self.memory.to_data(),
+            [p if isinstance(p, int) else [list(p[0]), *_border_data(p[1])] for p in self.parts],
+            [use.to_data() for use in self.uses],
+            [join.to_data() for join in self.joins],
         ]
 
     @classmethod
     def from_data(cls, data: Sequence[Any]) -> PieceKernels:
         """Rebuild from `to_data`."""
-        kernels, replaced, border, is_open, (shape, params, macs), memory = data
+        kernels, replaced, border, is_open, counted, memory, parts, uses, joins = data
+        shape, params, macs = counted
         return cls(
             tuple(Kernel.from_dict(kernel) for kernel in kernels),
             tuple(Kernel.from_dict(kernel) for kernel in replaced),
@@ -119,7 +132,14 @@ class PieceKernels:
             is_open,
             BlockCounts(tuple(shape), params, macs),
             None if memory is None else PartMemory.from_data(memory),
+            tuple(p if isinstance(p, int) else (tuple(p[0]), Border(*p[1:])) for p in parts),
+            tuple(map(Use.from_data, uses)),
+            tuple(map(Join.from_data, joins)),
         )
+
+
+def _border_data(border: Border) -> list[str | None]:
+    return [border.layout, border.tail]
 
 
 @dataclass(frozen=True)
@@ -174,6 +194,7 @@ class _Row:
     Attributes:
         stand_ins: As `cut` takes them.
         neighbours: As `cut` takes them.
+        shapes: Of the tensors that the piece hands on.
         counts: Of the piece's block.
     """
 
@@ -181,20 +202,32 @@ class _Row:
         blocks, shape, border = [piece.block], piece.in_shape, piece.border
         if lead is not None:
             blocks, shape, border = [*lead.blocks, piece.block], lead.in_shape, lead.border
-        input_type = _input_type(border.layout)
         layouts = border.layout.split()
-        shapes = (shape,) if len(layouts) == 1 else state_of(piece.block)
+        shapes = (shape,) if len(layouts) == 1 else state_of(blocks[0])
         assert shapes is not None
-        # Several tensors may have several readers each, and then nothing is fused into what they
-        # come from.
+        input_type = _input_type(border.layout)
+        given = [sheet.input(f"x{i}_{j}_", s, input_type) for j, s in enumerate(shapes)]
         tail = (border.tail or CONV) if len(layouts) == 1 else CLOSED
-        self.stand_ins: dict[str, str | None] = {}
-        parts: list[Symbol] = []
-        for j, (layout, one) in enumerate(zip(layouts, shapes, strict=True)):
-            x = sheet.input(f"x{i}_{j}_", one, input_type)
-            self.stand_ins[x.name] = tail if layout == BLOCKED else None
-            parts.append(sheet.run(_stand_in(one[0], tail), [x])[0] if layout == BLOCKED else x)
+        parts = self._run(sheet, blocks, shape, _standing_in(sheet, given, layouts, tail))
+        if len(parts) > 1 and tail != CLOSED:
+            # Several tensors may have several readers each, and then nothing is fused into what
+            # they come from.
+            tail = CLOSED
+            parts = self._run(sheet, blocks, shape, _standing_in(sheet, given, layouts, tail))
+        self.shapes = [part.shape[1:] for part in parts]
+        pairs = zip(given, layouts, strict=True)
+        self.stand_ins = {x.name: tail if layout == BLOCKED else None for x, layout in pairs}
+        self.neighbours = {f"y{i}_{j}_": len(part.shape) == 4 for j, part in enumerate(parts)}
+        for part, (name, is_image) in zip(parts, self.neighbours.items(), strict=True):
+            neighbour = nn.Conv2d(part.shape[1], 16, 1) if is_image else nn.Identity()
+            sheet.output(name, sheet.run(neighbour, [part])[0])
+
+    def _run(
+        self, sheet: Sheet, blocks: Sequence[Block], shape: Shape, parts: list[Symbol]
+    ) -> list[Symbol]:
+        """What the blocks make of `parts`, which are the first one's input of `shape`."""
         for block in blocks:
+            input_type = _type_name(parts[0])
             try:
                 module = block.build(shape).eval()
                 y, n_macs = sheet.run(module, parts)
@@ -210,11 +243,17 @@ class _Row:
             else:
                 n_params = sum(p.numel() for p in module.parameters())
                 self.counts = BlockCounts(shape, n_params, n_macs)
-            input_type = "float32"
-        self.neighbours = {f"y{i}_{j}_": len(part.shape) == 4 for j, part in enumerate(parts)}
-        for part, (name, is_image) in zip(parts, self.neighbours.items(), strict=True):
-            neighbour = nn.Conv2d(part.shape[1], 16, 1) if is_image else nn.Identity()
-            sheet.output(name, sheet.run(neighbour, [part])[0])
+        return parts
+
+
+def _standing_in(
+    sheet: Sheet, given: Sequence[Symbol], layouts: Sequence[str], tail: str
+) -> list[Symbol]:
+    """The tensors that the block before hands over: inputs, in their layouts."""
+    return [
+        sheet.run(_stand_in(x.shape[1], tail), [x])[0] if layout == BLOCKED else x
+        for x, layout in zip(given, layouts, strict=True)
+    ]
 
 
 def export_pieces(
@@ -247,17 +286,25 @@ def export_pieces(
     for i, (piece, row) in enumerate(zip(pieces, rows, strict=True)):
         part = cut(owned[i], row.stand_ins, row.neighbours)
         kernels, replaced, memory = part.kernels, part.replaced, None
+        parts = tuple(
+            p if isinstance(p, int) else (shape, p)
+            for p, shape in zip(part.parts, row.shapes, strict=False)  # none if it is but one
+        )
+        shared = parts, part.uses, part.joins
         if lead := leads.get(piece):
             kernels, replaced = cancelled((*kernels, *lead.replaced), (*replaced, *lead.kernels))
+            shared = (), (), ()  # it is the lead's
         else:
             memory = part_memory(part.nodes, part.given, threads=target.threads)
         is_open = False
-        if len(row.stand_ins) == 1:
+        if not part.uses:
             ((x, stand_in),) = row.stand_ins.items()
             # What leaves a convolution as it is, does so to all that is less open.
             reaches_back = stand_in != CONV or bool(part.replaced) or is_absorbed(heads[x])
             is_open = bool(heads[x]) and reaches_back
-        found.append(PieceKernels(kernels, replaced, part.border, is_open, row.counts, memory))
+        found.append(
+            PieceKernels(kernels, replaced, part.border, is_open, row.counts, memory, *shared)
+        )
     return found
 
 
@@ -269,3 +316,7 @@ def state_of(block: Block) -> tuple[Shape, ...] | None:
 
 def _input_type(layout: str) -> InputType:
     return "int64" if layout == TOKENS else "float32"
+
+
+def _type_name(symbol: Symbol) -> InputType:
+    return "int64" if symbol.dtype == torch.int64 else "float32"

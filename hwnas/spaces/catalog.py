@@ -1,6 +1,6 @@
 """The ready-made spaces by name, and spaces of the user's own.
 
-One line in `SPACES` makes a space available to `--space`. `FILE.py:FUNCTION` and `MODULE:FUNCTION`
+One line in `BY_KIND` makes a space available to `--space`. `FILE.py:FUNCTION` and `MODULE:FUNCTION`
 name a function of the same form that is not in it.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import is_dataclass
 
 import numpy as np
 
+from hwnas.data.kinds import EXAMPLES, Kind
 from hwnas.errors import ConfigError, unknown_name
 from hwnas.spaces.base import Block, SearchSpace, Shape, SpaceError
 from hwnas.spaces.darts import darts_space
@@ -35,26 +36,24 @@ __all__ = ["SPACES", "describe_spaces", "make_space"]
 # also takes the size of their vocabulary, as `vocabulary`.
 Factory = Callable[..., SearchSpace]
 
-SPACES: dict[str, Factory] = {
-    # of images
-    "mobile": mobile_space,
-    "ofa_mobilenet_v3": ofa_mobilenet_v3_space,
-    "proxylessnas": proxylessnas_space,
-    "fbnet": fbnet_space,
-    "resnet": resnet_space,
-    "regnet": regnet_space,
-    "nasbench201": nasbench201_space,
-    "darts": darts_space,
-    "vit": vit_space,
-    # of signals
-    "wavenet": wavenet_space,
-    "recurrent": recurrent_space,
-    # of texts
-    "text_transformer": text_transformer_space,
-    "gpt": gpt_space,
-    # of tables
-    "mlp": mlp_space,
+BY_KIND: dict[Kind, dict[str, Factory]] = {
+    "image": {
+        "mobile": mobile_space,
+        "ofa_mobilenet_v3": ofa_mobilenet_v3_space,
+        "proxylessnas": proxylessnas_space,
+        "fbnet": fbnet_space,
+        "resnet": resnet_space,
+        "regnet": regnet_space,
+        "nasbench201": nasbench201_space,
+        "darts": darts_space,
+        "vit": vit_space,
+    },
+    "signal": {"wavenet": wavenet_space, "recurrent": recurrent_space},
+    "tokens": {"text_transformer": text_transformer_space, "gpt": gpt_space},
+    "table": {"mlp": mlp_space},
 }
+SPACES = {name: factory for spaces in BY_KIND.values() for name, factory in spaces.items()}
+_KIND_OF_SHAPE: dict[int, Kind] = {3: "image", 2: "signal", 1: "table"}  # of numbers
 OWN = ("FILE.py:FUNCTION", "MODULE:FUNCTION")
 
 
@@ -75,6 +74,7 @@ def make_space(
         ConfigError: There is no such space, it cannot be used, or it does not fit the data.
     """
     if name in SPACES:
+        _check_kind(name, input_shape, vocabulary)
         return _made(SPACES[name], name, input_shape, n_classes, vocabulary)
     if not is_reference(name):
         raise ConfigError(unknown_name("space", name, (*SPACES, *OWN)))
@@ -89,6 +89,21 @@ def describe_spaces() -> dict[str, str]:
     """One line on each space of the catalog, by name."""
     docs = {name: inspect.getdoc(factory) or "" for name, factory in SPACES.items()}
     return {name: doc.partition("\n")[0].replace("`", "") for name, doc in docs.items()}
+
+
+def _check_kind(name: str, input_shape: Shape, vocabulary: int | None) -> None:
+    """Make sure that a space of the catalog is for such data.
+
+    Raises:
+        ConfigError: It is not; which ones are.
+    """
+    given = "tokens" if vocabulary is not None else _KIND_OF_SHAPE.get(len(input_shape))
+    own = next((kind for kind, spaces in BY_KIND.items() if name in spaces), given)
+    if given is not None and own != given:
+        raise ConfigError(
+            f"space {name!r} is for {EXAMPLES[own or given]}, but these data are "
+            f"{EXAMPLES[given]}, for which there is {' and '.join(BY_KIND[given])}"
+        )
 
 
 def _made(

@@ -8,9 +8,6 @@ packed into `(features,)`; but it remembers its parts, and the next block takes 
 exported network has exactly the operators of the paper and no copies: packing that nobody reads is
 left out. A block that is given a tensor without memory (alone, as it is counted) unpacks it.
 
-Prices of networks are a little too high: a ReLU that several nodes begin with is computed once, but
-counted for each of them, and so are some changes of the memory's layout.
-
 References:
     Liu et al., DARTS, ICLR 2019. https://arxiv.org/abs/1806.09055
     Zoph et al., NASNet, CVPR 2018, where such cells come from. https://arxiv.org/abs/1707.07012

@@ -92,3 +92,16 @@ def test_images_that_do_not_fit_are_refused():
 def test_the_nearest_name_is_told():
     with pytest.raises(ConfigError, match=r"unknown space 'mobil'; did you mean 'mobile'\?"):
         make_space("mobil", (1, 8, 8), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "told"),
+    [
+        ("mobile", EXAMPLES[2], "'mobile' is for images, .* rows, for which there is mlp"),
+        ("mlp", EXAMPLES[1], "for rows, .* signals, for which there is wavenet and recurrent"),
+        ("vit", EXAMPLES[3], "token sequences, for which there is text_transformer and gpt"),
+    ],
+)
+def test_data_of_another_kind_are_refused_with_the_spaces_that_are_for_them(name, example, told):
+    with pytest.raises(ConfigError, match=told):
+        make_space(name, example[0], N_CLASSES, vocabulary=example[1])

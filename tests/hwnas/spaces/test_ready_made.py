@@ -54,8 +54,6 @@ WITH_SLOW = [
     pytest.param(name, marks=pytest.mark.slow) if name == "darts" else name
     for name in sorted(SPACES)
 ]
-# Not yet those whose blocks hand on several tensors.
-COSTED = sorted(SPACES.keys() - {"darts"})
 
 
 @pytest.fixture(params=sorted(SPACES))
@@ -193,7 +191,7 @@ def test_onnx_runtime_computes_what_the_network_computes(space, tmp_path):
         assert check_parity(path, network, examples(architecture, 4)[0]) <= 1e-4
 
 
-@pytest.mark.parametrize("name", COSTED)
+@pytest.mark.parametrize("name", sorted(SPACES))
 def test_blocks_have_the_kernels_of_the_whole_network(name):
     space = SPACES[name]()
     profiler = Profiler(make_target())
