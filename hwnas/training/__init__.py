@@ -1,6 +1,7 @@
 """Training: recipes, augmented batches, and the loop that all networks are trained by."""
 
 from hwnas.training.batches import Batch, batches
+from hwnas.training.distributed import several_processes
 from hwnas.training.loop import (
     TrainingDivergedError,
     TrainingResult,
@@ -29,6 +30,7 @@ __all__ = [
     "mixed_precision",
     "predict_logits",
     "seeded",
+    "several_processes",
     "train",
     "with_changes",
 ]

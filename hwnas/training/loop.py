@@ -24,6 +24,7 @@ from hwnas.errors import HwnasError
 from hwnas.metrics import Scores, score
 from hwnas.spaces.architecture import Shape
 from hwnas.training.batches import Batch, batches
+from hwnas.training.distributed import made_equal, mean_of_all, rank, share_of, together
 from hwnas.training.recipe import AUTO, BF16, Recipe
 from hwnas.training.weights import WeightAverage, channels_last, compiled, seeded
 
@@ -64,7 +65,8 @@ def train(
 
     The same network, data, recipe and seed give the same weights on the same machine with the same
     number of threads; on a GPU, whose kernels may add in any order, nearly the same. The caller's
-    random state is left as it was; the network ends in eval mode.
+    random state is left as it was; the network ends in eval mode. Inside `several_processes` all of
+    them train it together, and all end with the same weights.
 
     Args:
         network: `(n, *input_shape)` to logits `(n, n_classes)`; it is trained on the device where
@@ -86,12 +88,14 @@ def train(
     device = next(network.parameters()).device
     train_split, validation = resized(data, input_shape)
     stream = batches(train_split, recipe, data, seed=seed, device=device)
+    stream = share_of(stream, min(recipe.batch_size, len(train_split)))
     # Subnormal floats make training slow. Off again after it: it would hold for measurements too.
     torch.set_flush_denormal(True)
     try:
-        with seeded(seed), channels_last(network):
+        with seeded(seed + rank()), channels_last(network):
             _, n_steps = recipe.steps(len(train_split))
             final_loss = _fit(network, stream, recipe, teacher, on_progress, n_steps=n_steps)
+            made_equal(network)
     finally:
         torch.set_flush_denormal(False)
     train_seconds = time.perf_counter() - start
@@ -112,7 +116,8 @@ def _fit(
     network.train()
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, recipe)
-    forward: Forward = compiled(network, _warn) if recipe.compile else network
+    trained = together(network)
+    forward: Forward = compiled(trained, _warn) if recipe.compile else trained
     teach = None if teacher is None else teacher.eval()
     average = WeightAverage(network, recipe.ema_decay) if recipe.ema_decay else None
     mixed = mixed_precision(parameters[0].device, recipe)
@@ -134,7 +139,8 @@ def _fit(
             average.update()
         recent.append(loss.detach())
         if (step + 1) % interval == 0 or step + 1 == n_steps:
-            loss_mean = float(torch.stack(recent).mean())  # one look at many: a GPU need not wait
+            # One look at many: a GPU need not wait.
+            loss_mean = float(mean_of_all(torch.stack(recent).mean()))
             if not math.isfinite(loss_mean):
                 raise TrainingDivergedError(
                     f"the loss became {loss_mean} within {step + 1} of {n_steps} steps at learning "
@@ -167,7 +173,8 @@ def mixed_precision(device: torch.device, recipe: Recipe) -> AbstractContextMana
     """
     is_bf16 = recipe.precision == BF16
     if recipe.precision == AUTO:  # never on a CPU: results would depend on the machine
-        is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        # Where it is emulated, it is slower than float32.
+        is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, torch.bfloat16) if is_bf16 else nullcontext()
 
 

@@ -231,6 +231,15 @@ def test_a_cpu_computes_in_float32_unless_told_otherwise():
             assert torch.is_autocast_enabled("cpu") is expected
 
 
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
+    def is_supported(including_emulation=True):
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    with mixed_precision(torch.device("cuda"), Recipe(1)):
+        assert not torch.is_autocast_enabled("cuda")
+
+
 def test_without_a_compiler_training_goes_on_and_says_so(make_data, make_network, monkeypatch):
     def broken(network):
         def forward(inputs):
