@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from predictors.baselines import LatencyModel, MacsLinear, MedianLatency, Roofline, kernels_of
 from predictors.intervals import Calibration
 from predictors.metrics import Accuracy, accuracy
-from predictors.network_latency import MIN_NETWORKS, NetworkLatencyPredictor
+from predictors.network_latency import (
+    MIN_NETWORKS,
+    NetworkLatencyPredictor,
+    new_family_calibration,
+)
 from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 
 FloatArray = NDArray[np.float64]
@@ -111,11 +115,16 @@ def hold_out(
     if len(numbers) < 2:
         return None
     measured = np.array([m.latency_ms for m in networks])
+    families = np.array([m.tags.get(FAMILY_TAG, "") for m in networks])
     low_ms, high_ms = np.zeros((2, len(networks)))
     baselines_ms = {name: np.zeros(len(networks)) for name in BASELINES}
     for done, number in enumerate(numbers, 1):
         here, rest = parts == number, (parts != number) & (parts >= 0)
-        calibration = Calibration.of(latency_ms[rest], error[rest], measured[rest])
+        seen = latency_ms[rest], error[rest], measured[rest]
+        if what == "family":
+            calibration = new_family_calibration(families[rest], *seen)
+        else:
+            calibration = Calibration.of(*seen)
         low_ms[here], high_ms[here] = calibration.bounds(
             latency_ms[here], error[here], level=predictor.level
         )

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from hwnas import blocks
+from hwnas import blocks, spaces
 from hwnas.errors import DataError, unknown_name
 from hwnas.profiling import ARCHITECTURE_TAG, architecture_digest, untrained_model
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture
 from hwnas.transfer_tables import Measured
+from predictors.transfer import TransferPredictor
 from profilers.devices import observed_device
+from profilers.errors import ModelError
 from profilers.isolation import AnyProfiler
 from profilers.measurement import NetworkMeasurement
 from profilers.store import MeasurementStore
@@ -100,22 +105,76 @@ def rebuild(measurement: NetworkMeasurement) -> Architecture:
     """
     try:
         data = json.loads(measurement.tags[ARCHITECTURE_TAG])
-        known: dict[str, Any] = {
-            name: value for name, value in vars(blocks).items() if is_dataclass(value)
-        }
         built = []
         for block in data["blocks"]:
-            block = dict(block)
-            built.append(known[block.pop("block")](**block))
-        architecture = Architecture(tuple(data["input_shape"]), tuple(built))
+            fields = {name: _as_tuples(value) for name, value in block.items()}
+            built.append(_known_blocks()[fields.pop("block")](**fields))
+        input_type = data.get("input_type", "float32")
+        architecture = Architecture(tuple(data["input_shape"]), tuple(built), input_type)
         if architecture_digest(architecture) != measurement.digest:
             raise ValueError("another network comes of it")
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{measurement.name} cannot be built again here ({error!r}), only networks of a space "
             f"with the blocks of hwnas can. Measure its file: hwnas profile FILE --target …"
         ) from None
     return architecture
+
+
+def to_measure_there(
+    predictor: TransferPredictor,
+    networks: Sequence[NetworkMeasurement],
+    known: Measured,
+    *,
+    n: int,
+) -> list[NetworkMeasurement]:
+    """What to measure on another target for `n` measurements there, the most telling first.
+
+    Args:
+        predictor: Its rows are `networks`.
+        networks: Measured on the first target; those that cannot be built again are not chosen.
+        known: What was measured on the other target before.
+        n: In all.
+
+    Raises:
+        DataError: Fewer can be built again.
+    """
+    n_missing = n - len(known.rows)
+    rows = [i for i, m in enumerate(networks) if _can_rebuild(m)]
+    n_free = len(set(rows).difference(known.rows.tolist()))
+    if n_free < n_missing:
+        raise DataError(
+            f"{n_missing} more networks are to be measured, and {n_free} of the {len(networks)} in "
+            f"the database can be built again here: those of a space with the blocks of hwnas. "
+            f"Take fewer --samples, or measure more of a space: hwnas profile space:NAME"
+        )
+    return [networks[row] for row in predictor.choose(n_missing, measured=known.rows, among=rows)]
+
+
+def _can_rebuild(measurement: NetworkMeasurement) -> bool:
+    try:
+        rebuild(measurement)
+    except DataError:
+        return False
+    return True
+
+
+@cache
+def _known_blocks() -> dict[str, Any]:
+    """The classes of all blocks of this package, by name."""
+    names = [info.name for info in pkgutil.iter_modules(spaces.__path__)]
+    modules = [blocks, *(import_module(f"{spaces.__name__}.{name}") for name in names)]
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if is_dataclass(value) and hasattr(value, "build") and value.__module__ == module.__name__
+    }
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON has lists where fields of blocks have tuples, which can be hashed."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def measure_there(
@@ -128,15 +187,26 @@ def measure_there(
 ) -> None:
     """Measure networks of a space on another target; each is stored as soon as it is measured.
 
+    A network that the target cannot run is told, and the others go on.
+
     Raises:
         DataError: One cannot be built again; nothing is measured then.
-        ModelError: The target cannot run one.
+        ModelError: The target can run none of them; what the last error said.
     """
     architectures = [rebuild(m) for m in networks]
     device = observed_device()
     target = profiler.target
+    failures: list[ModelError] = []
     with progress.task(f"measuring on {target.runtime}", len(networks)) as task:
         for i, (architecture, m) in enumerate(zip(architectures, networks, strict=True)):
             model = untrained_model(architecture, batch=target.batch)
-            store.add(profiler.profile(model, seconds=seconds, tags=dict(m.tags)), device)
-            task.update(i + 1)
+            try:
+                found = profiler.profile(model, seconds=seconds, tags=dict(m.tags))
+            except ModelError as error:
+                progress.say(f"not measured, the others go on: {error}")
+                failures.append(error)
+                continue
+            store.add(found, device)
+            task.update(i + 1, note=f"{found.latency_ms:.3g} ms")
+    if len(failures) == len(networks) > 0:
+        raise failures[-1]

@@ -108,6 +108,7 @@ class Calibration:
         measured_ms: FloatArray,
         *,
         drift: float = 0.0,
+        either_sign: bool = False,
     ) -> Self:
         """From n networks: predictions, the errors that the model expected, and measurements.
 
@@ -116,6 +117,8 @@ class Calibration:
             error: The relative error that the model expected, `(n,)`.
             measured_ms: What it takes, `(n,)`.
             drift: By what share measurements of another day may all be higher or lower.
+            either_sign: Whether an error as large may also be of the other sign: intervals then
+                reach as far to one side as to the other, which is as far as the wider one.
         """
         if drift:  # either is as likely
             predicted_ms, error = np.tile(predicted_ms, 2), np.tile(error, 2)
@@ -126,7 +129,8 @@ class Calibration:
         knots, scale = local_scale(position, off)
         usual = max(float(np.median(error)), 1e-6)
         unit = cls(knots, scale, usual, np.zeros(1))._unit(position, error)
-        return cls(knots, scale, usual, np.sort(off / unit))
+        errors = np.sort(off / unit)
+        return cls(knots, scale, usual, _symmetric(errors) if either_sign else errors)
 
     def bounds(
         self, predicted_ms: FloatArray, error: FloatArray, *, level: float
@@ -171,6 +175,12 @@ class Calibration:
         ):
             raise ValueError("the arrays do not describe intervals")
         return cls(position, scale, float(usual), errors)
+
+
+def _symmetric(errors: FloatArray) -> FloatArray:
+    """Errors of which both tails are the wider one of `errors`, rising, `(n,)`."""
+    tail = np.maximum(np.maximum(-errors, errors[::-1]), 0.0)[: len(errors) // 2]
+    return np.concatenate([-tail, np.zeros(len(errors) % 2), tail[::-1]])
 
 
 def min_examples(level: float) -> int:

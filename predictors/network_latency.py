@@ -141,11 +141,10 @@ class NetworkLatencyPredictor:
             "network": np.vstack([folds, sums]),
             "family": np.vstack([unseen, by_family]),
         }
-        some = _evenly(families, measured)
         drift = 0.0 if _n_repeated(networks) >= MIN_REPEATED else DRIFT
         self.calibrations_ = {
-            ANY_FAMILY: Calibration.of(
-                by_family[0, some], by_family[1, some], measured[some], drift=drift
+            ANY_FAMILY: new_family_calibration(
+                families, by_family[0], by_family[1], measured, drift=drift
             )
         }
         for family in set(families.tolist()) - {ANY_FAMILY, *OF_NO_FAMILY}:
@@ -293,6 +292,37 @@ class NetworkLatencyPredictor:
         return predictor
 
 
+def new_family_calibration(
+    families: NDArray[np.str_],
+    predicted_ms: FloatArray,
+    error: FloatArray,
+    measured_ms: FloatArray,
+    *,
+    drift: float = 0.0,
+) -> Calibration:
+    """Of a family that was not measured: how far off is a model without the network's own family.
+
+    A network of a new family is as likely to be like one family as like another, however many
+    networks of each were measured. And that those were predicted too high, say, is of no use: the
+    next one may be predicted too low, by as much.
+
+    Args:
+        families: Of n networks, `(n,)`.
+        predicted_ms: By a model without that family, `(n,)`.
+        error: The relative error that it expected, `(n,)`.
+        measured_ms: What they take, `(n,)`.
+        drift: As `Calibration.of` has it.
+    """
+    some = _evenly(families, measured_ms)
+    return Calibration.of(
+        predicted_ms[some],
+        error[some],
+        measured_ms[some],
+        drift=drift,
+        either_sign=len(set(families.tolist())) > 1,
+    )
+
+
 def _one_target(measurements: Sequence[NetworkMeasurement]) -> Target:
     targets = {m.target.key: m.target for m in measurements}
     if len(targets) != 1:
@@ -331,11 +361,7 @@ def _left_out(families: NDArray[np.str_]) -> NDArray[np.int64]:
 
 
 def _evenly(families: NDArray[np.str_], measured_ms: FloatArray) -> NDArray[np.int64]:
-    """At most `N_OF_FAMILY` networks of each family, from the fastest to the slowest.
-
-    A network of a new family is as likely to be like one family as like another, however many
-    networks of each were measured.
-    """
+    """At most `N_OF_FAMILY` networks of each family, from the fastest to the slowest."""
     if len(set(families.tolist())) == 1:
         return np.arange(len(families))
     found = []

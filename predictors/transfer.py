@@ -161,7 +161,9 @@ class TransferPredictor:
         self.n_known_ = len(np.unique(np.concatenate([device.rows for device in devices])))
         return self
 
-    def choose(self, n: int, *, measured: ArrayLike = ()) -> IntArray:
+    def choose(
+        self, n: int, *, measured: ArrayLike = (), among: ArrayLike | None = None
+    ) -> IntArray:
         """Choose `n` rows to measure on a new device, most telling first.
 
         Each is the one that is least known, given those before it; latencies need not be known.
@@ -170,6 +172,7 @@ class TransferPredictor:
         Args:
             n: How many.
             measured: Rows that were measured already; they are not chosen again.
+            among: Rows that can be measured; None: all.
 
         Raises:
             PredictorError: Fewer rows than that are left.
@@ -180,7 +183,8 @@ class TransferPredictor:
         """
         prior = self._fitted()
         known = np.asarray(measured, dtype=np.int64)
-        free = np.setdiff1d(np.arange(len(self.features)), known)
+        rows = np.arange(len(self.features)) if among is None else np.asarray(among, np.int64)
+        free = np.setdiff1d(rows, known)
         if not 0 < n <= len(free):
             raise PredictorError(f"between 1 and {len(free)} rows can be chosen, got {n=}")
         rng = np.random.default_rng([self.seed, len(self.features)])

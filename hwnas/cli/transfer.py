@@ -212,10 +212,12 @@ def _between_targets(
         measured_there,
         one_each,
         target_here,
+        to_measure_there,
     )
     from predictors.transfer_networks import transfer_between_targets
     from profilers.errors import StoreError
     from profilers.isolation import IsolatedProfiler
+    from profilers.measurement import EXCERPT_FAMILY, FAMILY_TAG
 
     if not sources or not target:
         raise typer.BadParameter("--from and --target are needed with --measurements")
@@ -225,20 +227,22 @@ def _between_targets(
     with open_measurements(path, progress) as store:
         found: dict[Any, list[Any]] = {}
         for m in store.networks():
-            found.setdefault(m.target, []).append(m)
+            if m.tags.get(FAMILY_TAG) != EXCERPT_FAMILY:  # no networks, parts of some
+                found.setdefault(m.target, []).append(m)
         source = find_target(sources, list(found))
         others = [known for known in found if known != source]
         new = target_here(target, batch=source.batch) if seconds else find_target(target, others)
+        if new == source:
+            raise typer.BadParameter(
+                f"{new.key} is what is transferred from", param_hint="--target"
+            )
         networks = list(one_each(found[source]).values())
         fitted = transfer_between_targets(networks, n_measured=samples, level=level, seed=seed)
         known = measured_there(networks, one_each(store.networks(new)))
         if seconds is not None and len(known.rows) < samples:
-            chosen = fitted.choose(samples - len(known.rows), measured=known.rows)
+            chosen = to_measure_there(fitted, networks, known, n=samples)
             with IsolatedProfiler(new, references_ms=store.references_ms(new)) as profiler:
-                measure_there(
-                    [networks[row] for row in chosen], profiler, store,
-                    seconds=seconds, progress=progress,
-                )  # fmt: skip
+                measure_there(chosen, profiler, store, seconds=seconds, progress=progress)
             known = measured_there(networks, one_each(store.networks(new)))
     return fitted, known, [m.name for m in networks], [source.describe()]
 

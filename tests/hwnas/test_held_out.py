@@ -1,10 +1,13 @@
 """Networks that were left out: their groups, what baselines say, and their intervals."""
 
+import re
+
 import numpy as np
 import pytest
 
-from hwnas.fit_page import error_figure, fit_page, prediction_figure, share_figure
+from hwnas.fit_page import error_chart, fit_page, prediction_chart, share_chart
 from hwnas.held_out import BASELINES, OURS, hold_out, undisturbed
+from hwnas.report.page import Hints
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.kernels import Kernel, Tensor
 from profilers.measurement import FAMILY_TAG, KernelLatency, NetworkMeasurement
@@ -98,12 +101,14 @@ def test_the_page_shows_every_network_and_escapes_their_names(fitted, measured):
     found = hold_out(fitted, measured, "family")
     html = fit_page(TARGET, 0.9, [("one family", found)])
     assert html == fit_page(TARGET, 0.9, [("one family", found)])
-    assert "c &amp; d" in html and "c & d" not in html.partition("</style>")[0]
-    for figure in (prediction_figure(found), error_figure(found), share_figure(found)):
-        markers = [t for t in figure.data if t.mode == "markers"]
-        assert sum(len(t.x) for t in markers) == 36
-    errors = {round(float(y), 6) for t in error_figure(found).data if t.mode == "markers"
-              for y in t.y}  # fmt: skip
-    expected = 100 * (found.latency_ms / found.measured_ms - 1)
-    assert errors == {round(float(e), 6) for e in expected}
-    assert "src=" not in html.partition("</style>")[0]  # nothing is fetched
+    body = html.partition("</style>")[2].partition("<script")[0]
+    assert "c &amp; d" in body and "c & d" not in body
+    for chart in (prediction_chart, error_chart, share_chart):
+        widest = chart(found, Hints()).partition("</svg>")[0]
+        assert len(re.findall(r"<circle[^>]*data-hint", widest)) == 36
+    svg = error_chart(found, Hints()).partition("</svg>")[0]
+    ys = np.array([float(y) for y in re.findall(r'<circle cx="[^"]*" cy="([^"]*)"', svg)])
+    errors = found.latency_ms / found.measured_ms - 1
+    # Families are drawn one after the other; all lie on one linear scale, downwards.
+    assert np.corrcoef(np.sort(-ys), np.sort(errors))[0, 1] > 0.9999
+    assert "src=" not in html.partition("</style>")[2]  # nothing is fetched

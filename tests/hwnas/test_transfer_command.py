@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hwnas import cli
+from hwnas import cli, transfer_targets
 from hwnas.network_choice import random_networks
 from hwnas.profiling import architecture_digest, network_tags
 from hwnas.spaces.mobilenet import mobile_space
@@ -222,3 +222,13 @@ def test_targets_that_are_none_or_several_are_told(run, database, source, target
     code, _, err = run("transfer", "--measurements", database, "--from", source, "--target", target)
     assert code == 2
     assert message in err
+
+
+def test_a_target_is_not_transferred_to_itself(run, database, monkeypatch):
+    monkeypatch.setattr(transfer_targets, "target_here", lambda text, *, batch: HERE)
+    code, _, err = run(
+        "transfer", "--measurements", database, "--from", "onnxruntime-cpu", "--target",
+        "onnxruntime-cpu", "--measure",
+    )  # fmt: skip
+    assert code == 2
+    assert "is what is transferred from" in " ".join(err.replace("│", " ").split())

@@ -91,6 +91,27 @@ class TestCalibration:
         assert low.tolist() == predicted.tolist()
         np.testing.assert_allclose(high, 1.2 * predicted)
 
+    def test_errors_that_may_be_of_either_sign_are_allowed_for_on_both_sides(self):
+        predicted = np.linspace(1, 2, 30)
+        calibration = Calibration.of(predicted, np.zeros(30), 1.2 * predicted, either_sign=True)
+        low, high = calibration.bounds(predicted, np.zeros(30), level=0.9)
+        np.testing.assert_allclose(low, predicted / 1.2)
+        np.testing.assert_allclose(high, 1.2 * predicted)
+
+    @pytest.mark.parametrize("n", [19, 20, 101])
+    @pytest.mark.parametrize("level", [0.5, 0.9])
+    def test_both_sides_are_then_as_wide_as_the_wider_one(self, n, level):
+        predicted, rng = np.ones(n), np.random.default_rng(n)
+        measured = np.exp(rng.exponential(0.1, n) - 0.05)  # the upper tail is the longer one
+        plain, wide = (
+            Calibration.of(predicted, np.zeros(n), measured, either_sign=either).bounds(
+                predicted[:1], np.zeros(1), level=level
+            )
+            for either in (False, True)
+        )
+        assert wide[1] == pytest.approx(max(plain[1], 1 / plain[0]))
+        assert wide[0] == pytest.approx(1 / wide[1])
+
     def test_predictions_of_nothing_have_an_interval(self, networks):
         low, high = Calibration.of(*networks).bounds(np.zeros(1), np.ones(1), level=0.9)
         assert low.tolist() == high.tolist() == [0.0]

@@ -101,6 +101,14 @@ def test_a_family_of_which_nothing_is_known_gets_the_intervals_of_new_ones(predi
         assert np.array_equal(found.high_ms, expected.high_ms), family
 
 
+def test_a_new_family_may_be_off_on_either_side(without_survey, make_family):
+    """However the measured ones were: the next one is no more of them."""
+    new = make_family("adds", 20, 50)
+    found, of_it = (without_survey.predict(new, family=f) for f in (ANY_FAMILY, "adds"))
+    np.testing.assert_allclose(found.latency_ms / found.low_ms, found.high_ms / found.latency_ms)
+    assert not np.allclose(of_it.latency_ms / of_it.low_ms, of_it.high_ms / of_it.latency_ms)
+
+
 def test_a_family_of_few_networks_has_no_intervals_of_its_own(measured):
     # At level 0.8, nine networks are needed.
     few = [m for m in measured if m.tags[FAMILY_TAG] != "subs"]

@@ -108,6 +108,14 @@ def test_chosen_rows_tell_more_than_random_ones(table, predictor):
     assert error(predictor.choose(5)) < np.mean(random)
 
 
+def test_only_rows_that_can_be_measured_are_chosen(predictor):
+    chosen = predictor.choose(4, measured=[3, 7], among=np.arange(10))
+    assert len(set(chosen.tolist())) == 4
+    assert set(chosen.tolist()) <= set(range(10)) - {3, 7}
+    with pytest.raises(PredictorError, match="between 1 and 8 rows can be chosen"):
+        predictor.choose(9, measured=[3, 7], among=np.arange(10))
+
+
 def test_the_same_seed_gives_the_same_answer(table, predictor):
     features, latency = table
     again = TransferPredictor(features, seed=3).fit(samples_of(latency[:-1], ROWS))
