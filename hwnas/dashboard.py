@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import sqlite3
-from functools import partial
 from pathlib import Path
 
-from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from hwnas.config import CONFIG, read_config
 from hwnas.errors import ConfigError, RunFolderError
-from hwnas.report.study import STUDY
+from hwnas.record_place import (
+    Place,
+    missing_driver,
+    parse_place,
+    place_of_run,
+    place_text,
+    reading_options,
+)
+from hwnas.record_storage import storage_errors
 
 HOST = "127.0.0.1"  # nobody else sees it: the dashboard has no password
-BUSY_TIMEOUT_S = 10.0
 
 
-def serve_dashboard(place: str, *, port: int) -> None:
+def serve_dashboard(run: str, *, port: int, storage: str | None = None) -> None:
     """Serve the dashboard on this machine alone, until Ctrl-C.
 
-    A file is opened for reading only: the dashboard's buttons that delete or rename fail, and a
+    The record is opened for reading only: the dashboard's buttons that delete or rename fail, and a
     search that is running goes on.
 
     Args:
-        place: A run folder, or the URL of the database that holds the study.
+        run: A run folder, or the URL of the database that holds the study.
         port: Where it listens.
+        storage: As `place_of_run` takes it, for a run folder.
 
     Raises:
         ConfigError: optuna-dashboard is not installed, or the port is in use.
@@ -38,47 +43,44 @@ def serve_dashboard(place: str, *, port: int) -> None:
             f"the dashboard needs optuna-dashboard, which cannot be imported ({error}): "
             f"pip install 'hwnas[dashboard]'"
         ) from None
-    storage = _from_url(place) if "://" in place else _from_folder(Path(place))
+    opened = _opened(parse_place(run) if "://" in run else _place_of(Path(run), storage))
     try:
-        optuna_dashboard.run_server(storage, host=HOST, port=port)
+        optuna_dashboard.run_server(opened, host=HOST, port=port)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {HOST}:{port}: {error.strerror or error}. Choose another --port"
         ) from None
     finally:
-        storage.engine.dispose()
+        opened.engine.dispose()
 
 
-def _from_folder(folder: Path) -> RDBStorage:
-    path = folder / STUDY
-    if not path.is_file() or path.stat().st_size == 0:
-        raise RunFolderError(
-            f"there is no record of a search at {path}; give the folder that a search wrote "
-            f"(--out), or the URL of the database that holds it"
-        )
-    return _opened(
-        f"sqlite:///{path}", str(path), skip_table_creation=True,
-        engine_kwargs={"creator": partial(_connect, path.absolute())},
-    )  # fmt: skip
+def _place_of(folder: Path, storage: str | None) -> Place:
+    config = read_config(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    return place_of_run(folder, config.get("run", {}), storage)[0]
 
 
-def _from_url(url: str) -> RDBStorage:
-    # Not in the message: it may hold a password.
-    return _opened(url, "that the URL names")
-
-
-def _opened(url: str, name: str, **options: object) -> RDBStorage:
+def _opened(place: Place) -> RDBStorage:
+    """The storage, for reading only."""
+    name = place_text(place)
+    if isinstance(place, Path):
+        url, hint = f"sqlite:///{place}", "It may be damaged"
+        if not place.is_file() or place.stat().st_size == 0:
+            raise RunFolderError(
+                f"there is no record of a search at {name}; give the folder that a search wrote "
+                f"(--out), or the URL of the database that holds it"
+            )
+    else:
+        url = place.render_as_string(hide_password=False)
+        hint = "Check the URL, that the server runs, and that a search was recorded there"
     try:
-        return RDBStorage(url, **options)  # type: ignore[arg-type]
-    except ArgumentError:
-        raise ConfigError(
-            "that is no URL of a database; it looks like postgresql://user@host/name"
-        ) from None
-    except (ImportError, OptunaError, SQLAlchemyError, sqlite3.Error, RuntimeError) as error:
+        with storage_errors(f"cannot open the record {name}", hint):
+            # Optuna formats the URL, hence the doubled braces.
+            return RDBStorage(
+                url.replace("{", "{{").replace("}", "}}"),
+                engine_kwargs=reading_options(place),
+                skip_table_creation=True,
+            )
+    except ImportError as error:
+        raise missing_driver(error) from error
+    except RuntimeError as error:  # of another version of Optuna
         raise RunFolderError(f"cannot open the record {name}: {error}") from None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False
-    )

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from hwnas.held_out import OURS, HeldOut
-from hwnas.profile_figures import KIND_COLORS, LINE_COLOR, OTHERS, OTHERS_COLOR, plain
+from hwnas.kernel_charts import OTHERS, OTHERS_CLASS
+from hwnas.number_text import number, percent
 from hwnas.profile_parts import kind_of
-from hwnas.report.data import number, percent
-from hwnas.report.figures import AXIS, FRONT_COLOR
-from hwnas.report.html import chart, page, section, side_by_side, table
+from hwnas.report.html import section, side_by_side, table
+from hwnas.report.page import N_KINDS, Hints, report_page
+from hwnas.report.picture import HALF_SIZES, SIZES, Size, kinds_legend, picture
+from hwnas.report.svg import Axis, Plot, area, dot, line
 from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 from profilers.targets import Target
 
 FloatArray = NDArray[np.float64]
 
-UNNAMED = "networks"  # of no family
+UNNAMED, OTHER_FAMILIES = "networks", "other families"  # the former of no family
 N_WORST = 20
-BAND_COLOR = "rgba(21, 88, 176, 0.10)"
 N_BAND = 24  # points of the band: the typical interval near each latency
 
 
@@ -34,6 +34,7 @@ def fit_page(target: Target, level: float, splits: Sequence[tuple[str, HeldOut]]
         level: Share of networks that the intervals are to cover.
         splits: What was left out together, in words, and the predictions; one at least.
     """
+    hints = Hints()
     name, first = splits[0]
     ours = first.accuracies()[OURS]
     title = (
@@ -46,12 +47,12 @@ def fit_page(target: Target, level: float, splits: Sequence[tuple[str, HeldOut]]
         _cards(first, level),
         section("How good it is", accuracy_table(splits)),
     ]
-    for i, (name, held_out) in enumerate(splits):
+    for name, held_out in splits:
         body += [
             section(
                 f"Left out: {name}",
                 "<p>Every network is predicted by a model that saw none of its group.</p>",
-                chart(prediction_figure(held_out), f"predicted{i}", "tall"),
+                prediction_chart(held_out, hints),
             ),
             side_by_side(
                 [
@@ -60,19 +61,19 @@ def fit_page(target: Target, level: float, splits: Sequence[tuple[str, HeldOut]]
                         f"<p>The band is the typical {level:.0%} interval near that latency; "
                         f"{percent(held_out.covered.mean())} of the networks lie within their "
                         f"own.</p>",
-                        chart(error_figure(held_out), f"errors{i}", "low"),
+                        error_chart(held_out, hints),
                     ),
                     section(
                         "Relative error over what the time goes into",
                         "<p>Each network stands at the kind of kernel that takes most of its "
                         "time, and at that kind’s share.</p>",
-                        chart(share_figure(held_out), f"shares{i}", "low"),
+                        share_chart(held_out, hints),
                     ),
                 ]
             ),
             section("Furthest off", _worst_table(held_out)),
         ]
-    return page(title, "\n".join(body))
+    return report_page(title, "\n".join(body), hints)
 
 
 def accuracy_table(splits: Sequence[tuple[str, HeldOut]]) -> str:
@@ -99,97 +100,87 @@ def accuracy_table(splits: Sequence[tuple[str, HeldOut]]) -> str:
     return table("", columns, rows, n_text=2)
 
 
-def prediction_figure(held_out: HeldOut) -> go.Figure:
+def prediction_chart(held_out: HeldOut, hints: Hints) -> str:
     """Predicted over measured latency, both on logarithmic axes, with every interval."""
-    figure = _figure("Measured (ms)", "Predicted (ms)")
-    measured = held_out.measured_ms
-    both = np.concatenate([measured, held_out.latency_ms])
-    ends = np.array([0.8 * both.min(), 1.25 * both.max()])
-    figure.add_scatter(
-        x=[*ends, *ends[::-1]], y=[*(1.1 * ends), *(0.9 * ends[::-1])], mode="lines",
-        fill="toself", fillcolor=BAND_COLOR, line={"width": 0}, name="within ±10 %",
-        hoverinfo="skip",
-    )  # fmt: skip
-    for family, rows, color in _families(held_out):
-        figure.add_scatter(
-            x=measured[rows],
-            y=held_out.latency_ms[rows],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (held_out.high_ms - held_out.latency_ms)[rows],
-                "arrayminus": (held_out.latency_ms - held_out.low_ms)[rows],
-                "thickness": 1,
-                "width": 0,
-                "color": color,
-            },
-            mode="markers",
-            name=plain(family),
-            marker={"color": color, "size": 7, "opacity": 0.75},
-            hovertext=[_hover(held_out, i) for i in np.flatnonzero(rows).tolist()],
-            hoverinfo="text",
-        )
-    figure.add_scatter(
-        x=ends, y=ends, mode="lines", showlegend=False, hoverinfo="skip",
-        line={"color": LINE_COLOR, "width": 1.5, "dash": "dot"},
-    )  # fmt: skip
-    seen = [float(np.log10(end)) for end in ends]
-    figure.update_xaxes(type="log", range=seen, tickformat=",~r", dtick=1 if _is_wide(both) else 0)
-    figure.update_yaxes(type="log", range=seen, tickformat=",~r", dtick=1 if _is_wide(both) else 0)
-    return figure
+    both = np.concatenate([held_out.measured_ms, held_out.latency_ms])
+    low, high = 0.8 * float(both.min()), 1.25 * float(both.max())
+    axes = (
+        Axis(low, high, "Measured (ms)", is_log=True),
+        Axis(low, high, "Predicted (ms)", is_log=True),
+    )
+
+    def draw(size: Size) -> Iterator[str]:
+        plot = Plot(*axes, *size)
+        yield from plot.axes()
+        # As far as it lies in the plane.
+        upper = [(low, 1.1 * low), (high / 1.1, high), (high, high)]
+        lower = [(high, 0.9 * high), (low / 0.9, low), (low, low)]
+        yield area([plot.at(*point) for point in (*upper, *lower)], "band")
+        yield line(*plot.at(low, low), *plot.at(high, high), "equal")
+        for _, rows, kind in _families(held_out):
+            for i in np.flatnonzero(rows).tolist():
+                x, y = plot.at(held_out.measured_ms[i], held_out.latency_ms[i])
+                ends = np.clip([held_out.low_ms[i], held_out.high_ms[i]], low, high).tolist()
+                yield line(x, plot.at_y(ends[0]), x, plot.at_y(ends[1]), "whisker")
+                yield dot(x, y, 4, kind, hints(_hint(held_out, i)))
+
+    sizes = {**SIZES, "large": (1080, 600)}
+    return picture("Predicted over measured latency", sizes, draw) + _families_legend(held_out)
 
 
-def error_figure(held_out: HeldOut) -> go.Figure:
+def error_chart(held_out: HeldOut, hints: Hints) -> str:
     """Relative error over the measured latency, with the band of the typical interval."""
-    figure = _figure("Measured (ms)", "Predicted against measured (%)")
     low, high = _interval_percent(held_out)
     order = np.argsort(held_out.measured_ms)
     parts = np.array_split(order, min(N_BAND, len(order)))
-    x = [float(np.median(held_out.measured_ms[part])) for part in parts]
-    figure.add_scatter(
-        x=[*x, *x[::-1]],
-        y=[*(float(np.median(high[p])) for p in parts),
-           *(float(np.median(low[p])) for p in parts[::-1])],
-        mode="lines", fill="toself", fillcolor=BAND_COLOR, line={"width": 0}, name="interval",
-        hoverinfo="skip",
-    )  # fmt: skip
+    xs = [float(np.median(held_out.measured_ms[part])) for part in parts]
+    lows, highs = ([float(np.median(ends[part])) for part in parts] for ends in (low, high))
     errors = _error_percent(held_out)
-    for family, rows, color in _families(held_out):
-        figure.add_scatter(
-            x=held_out.measured_ms[rows],
-            y=errors[rows],
-            mode="markers",
-            name=plain(family),
-            marker={"color": color, "size": 7, "opacity": 0.75},
-            hovertext=[_hover(held_out, i) for i in np.flatnonzero(rows).tolist()],
-            hoverinfo="text",
-        )
-    figure.update_xaxes(type="log", tickformat=",~r")
-    return figure
+    axes = (
+        Axis(0.9 * min(held_out.measured_ms), 1.1 * max(held_out.measured_ms), "Measured (ms)",
+             is_log=True),
+        _error_axis([*errors, *lows, *highs]),
+    )  # fmt: skip
+
+    def draw(size: Size) -> Iterator[str]:
+        plot = Plot(*axes, *size)
+        yield from plot.axes()
+        upper, lower = zip(xs, highs, strict=True), zip(xs[::-1], lows[::-1], strict=True)
+        yield area([plot.at(*point) for point in (*upper, *lower)], "band")
+        yield line(plot.left, plot.at_y(0), plot.right, plot.at_y(0), "equal")
+        for _, rows, kind in _families(held_out):
+            for i in np.flatnonzero(rows).tolist():
+                place = plot.at(held_out.measured_ms[i], errors[i])
+                yield dot(*place, 4, kind, hints(_hint(held_out, i)))
+
+    return picture("Relative error over latency", HALF_SIZES, draw) + _families_legend(held_out)
 
 
-def share_figure(held_out: HeldOut) -> go.Figure:
+def share_chart(held_out: HeldOut, hints: Hints) -> str:
     """Relative error over the share of the kind of kernel that takes most of a network's time."""
-    figure = _figure("Share of the network’s time (%)", "Predicted against measured (%)")
     top = [_top_kind(m) for m in held_out.networks]
-    shares = np.array([100 * share for _, share in top])
     kinds = [kind for kind, _ in top]
     ranked = sorted(set(kinds), key=lambda kind: (-kinds.count(kind), kind))
-    colors = dict(zip(ranked, KIND_COLORS, strict=False))
+    classes = _classes(ranked, OTHERS)
     errors = _error_percent(held_out)
-    for kind in (*colors, OTHERS):
-        rows = np.array([(k if k in colors else OTHERS) == kind for k in kinds])
-        if rows.any():
-            figure.add_scatter(
-                x=shares[rows],
-                y=errors[rows],
-                mode="markers",
-                name=plain(kind),
-                marker={"color": colors.get(kind, OTHERS_COLOR), "size": 7, "opacity": 0.75},
-                hovertext=[_hover(held_out, i) for i in np.flatnonzero(rows).tolist()],
-                hoverinfo="text",
-            )
-    return figure
+    axes = (Axis(0, 100, "Share of the network’s time (%)"), _error_axis(errors.tolist()))
+
+    def draw(size: Size) -> Iterator[str]:
+        plot = Plot(*axes, *size)
+        yield from plot.axes()
+        yield line(plot.left, plot.at_y(0), plot.right, plot.at_y(0), "equal")
+        for i, (kind, share) in enumerate(top):
+            place = plot.at(100 * share, errors[i])
+            yield dot(*place, 4, classes.get(kind, OTHERS_CLASS), hints(_hint(held_out, i)))
+
+    return picture("Relative error over share of time", HALF_SIZES, draw) + kinds_legend(classes)
+
+
+def _error_axis(values: Sequence[float]) -> Axis:
+    """Holds all values, and zero."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    margin = 0.06 * (high - low) or 1.0
+    return Axis(low - margin, high + margin, "Predicted against measured (%)")
 
 
 def _cards(held_out: HeldOut, level: float) -> str:
@@ -230,16 +221,24 @@ def _worst_table(held_out: HeldOut) -> str:
 
 
 def _families(held_out: HeldOut) -> list[tuple[str, NDArray[np.bool_], str]]:
-    """Name, members and colour, the largest first; many small ones share the last."""
+    """Name, members and class, the largest first; many small ones share the last."""
     families = [_family(m) for m in held_out.networks]
     ranked = sorted(set(families), key=lambda name: (-families.count(name), name))
-    colors = dict(zip(ranked, (FRONT_COLOR, *KIND_COLORS[1:]), strict=False))
-    rest = [name for name in ranked if name not in colors]
-    shown = [(name, {name}) for name in colors] + ([("other families", set(rest))] if rest else [])
-    return [
-        (name, np.array([f in members for f in families]), colors.get(name, OTHERS_COLOR))
-        for name, members in shown
-    ]
+    classes = _classes(ranked, OTHER_FAMILIES)
+    shown = np.array([name if name in classes else OTHER_FAMILIES for name in families])
+    return [(name, shown == name, kind) for name, kind in classes.items()]
+
+
+def _families_legend(held_out: HeldOut) -> str:
+    return kinds_legend({name: kind for name, _, kind in _families(held_out)})
+
+
+def _classes(ranked: Sequence[str], others: str) -> dict[str, str]:
+    """A class of the style sheet for each name; those without one of their own share the last."""
+    if len(ranked) <= N_KINDS:
+        return {name: f"k{i}" for i, name in enumerate(ranked)}
+    named = {name: f"k{i}" for i, name in enumerate(ranked[: N_KINDS - 1])}
+    return named | {others: OTHERS_CLASS}
 
 
 def _family(m: NetworkMeasurement) -> str:
@@ -269,37 +268,15 @@ def _interval_percent(held_out: HeldOut) -> tuple[FloatArray, FloatArray]:
     return low, high
 
 
-def _hover(held_out: HeldOut, i: int) -> str:
+def _hint(held_out: HeldOut, i: int) -> str:
     m = held_out.networks[i]
     kind, share = _top_kind(m)
-    return "<br>".join(
+    return "\n".join(
         (
-            f"<b>{plain(m.name)}</b> ({plain(_family(m))})",
+            f"{m.name} ({_family(m)})",
             f"measured {number(m.latency_ms, 'ms')}",
             f"predicted {number(held_out.latency_ms[i], 'ms')} "
             f"({number(held_out.low_ms[i])} to {number(held_out.high_ms[i])})",
-            f"{percent(share)} of its kernels' time in {plain(kind)}",
+            f"{percent(share)} of its kernels’ time in {kind}",
         )
     )
-
-
-def _is_wide(values: FloatArray) -> bool:
-    return bool(values.max() > 30 * values.min())
-
-
-def _figure(x_title: str, y_title: str) -> go.Figure:
-    return go.Figure(
-        layout={
-            "template": "none",
-            "paper_bgcolor": "white",
-            "plot_bgcolor": "white",
-            "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#2b3442"},
-            "margin": {"l": 12, "r": 14, "t": 14, "b": 12},
-            "xaxis": AXIS | {"title": {"text": x_title, "standoff": 10}},
-            "yaxis": AXIS | {"title": {"text": y_title, "standoff": 8}},
-            "showlegend": True,
-            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom",
-                       "x": 0, "xanchor": "left"},
-            "hoverlabel": {"bgcolor": "white", "align": "left", "font": {"color": "#1c2430"}},
-        }
-    )  # fmt: skip

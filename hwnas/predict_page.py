@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from hwnas.profile_figures import timeline_figure, treemap_figure
+from hwnas.kernel_charts import timeline_chart, treemap_chart
+from hwnas.number_text import number, percent
 from hwnas.profile_parts import Part, kind_of, si, time_text
-from hwnas.report.data import number, percent
-from hwnas.report.html import chart, page, section, table
+from hwnas.report.html import section, table
+from hwnas.report.page import Hints, report_page
 from hwnas.suggestions import Suggestion
 from predictors.explain import Explanation, Slice
 from profilers.kernels import macs
@@ -43,20 +44,20 @@ def predict_page(
         note: What a reader must know first, one sentence; empty: nothing.
     """
     title = f"{name} is predicted to take {time_text(explanation.latency_ms)}"
-    parts = predicted_parts(explanation)
+    parts, hints = predicted_parts(explanation), Hints()
     body = (
         '<header><p class="eyebrow">hwnas · one network, predicted without timing it</p>'
         f'<h1>{escape(title)}</h1><p class="soft">{escape(target.describe())}</p></header>',
         _cards(explanation, level, peak_memory_bytes),
         f'<p class="note" role="note">{escape(note)}</p>' if note else "",
         _suggestion_section(suggestions),
-        _timeline_section(parts),
+        _timeline_section(parts, hints),
         section("By block", _slice_table("Block", blocks)),
-        _kind_section(kinds, parts),
+        _kind_section(kinds, parts, hints),
         _unknown_section(explanation),
         _kernel_section(parts, explanation),
     )
-    return page(title, "\n".join(part for part in body if part))
+    return report_page(title, "\n".join(part for part in body if part), hints)
 
 
 def predicted_parts(explanation: Explanation) -> list[Part]:
@@ -117,24 +118,24 @@ def _suggestion_section(suggestions: Sequence[Suggestion]) -> str:
     )
 
 
-def _timeline_section(parts: Sequence[Part]) -> str:
+def _timeline_section(parts: Sequence[Part], hints: Hints) -> str:
     if not parts:
         return section(
             "Where the time goes",
             "<p>The runtime folded the whole network into a constant: no kernel runs.</p>",
         )
     text = "All kernels of a run in their order, end to end; each kind has its lane."
-    figure = chart(timeline_figure(parts, None, None), "timeline", "low")
-    return section("Where the time goes", f"<p>{text}</p>", figure)
+    drawn = timeline_chart(parts, None, None, hints)
+    return section("Where the time goes", f"<p>{text}</p>", drawn)
 
 
-def _kind_section(kinds: Sequence[Slice], parts: Sequence[Part]) -> str:
+def _kind_section(kinds: Sequence[Slice], parts: Sequence[Part], hints: Hints) -> str:
     if not parts:
         return ""
     return section(
         "By kind",
-        "<p>Area is time. A click on a kind opens it, a second one closes it.</p>",
-        chart(treemap_figure(parts), "treemap", "tall"),
+        "<p>Area is time: of each kind, and in it of each of its kernels.</p>",
+        treemap_chart(parts, hints),
         _slice_table("Kind", kinds),
     )
 

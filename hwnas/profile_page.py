@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from hwnas.profile_figures import (
-    kind_colors,
+from hwnas.kernel_charts import (
     sample_range_ms,
-    samples_figure,
-    size_figure,
-    timeline_figure,
-    treemap_figure,
+    samples_chart,
+    size_chart,
+    timeline_chart,
+    treemap_chart,
 )
+from hwnas.number_text import number, percent
 from hwnas.profile_parts import (
     Part,
     kind_of,
@@ -23,8 +23,8 @@ from hwnas.profile_parts import (
     time_by_kind,
     time_text,
 )
-from hwnas.report.data import number, percent
-from hwnas.report.html import chart, page, section, side_by_side, table
+from hwnas.report.html import section, side_by_side, table
+from hwnas.report.page import Hints, report_page
 from profilers.measurement import NetworkMeasurement
 from profilers.overhead import Overhead
 from profilers.timing import Basis
@@ -55,21 +55,21 @@ def profile_page(
             f"timeline_bytes must have one value for each of the {len(measurement.kernels)} "
             f"kernels of {measurement.name}, got {len(timeline_bytes)}"
         )
-    parts = parts_of(measurement)
+    parts, hints = parts_of(measurement), Hints()
     title = headline(measurement)
     warning = measurement.samples.warning
     body = (
         _header(measurement, title),
         _cards(measurement),
         f'<p class="note" role="note">{escape(_sentence(warning))}</p>' if warning else "",
-        _timeline_section(measurement, parts, timeline_bytes),
-        _treemap_section(parts),
-        _size_sections(parts),
-        _samples_section(measurement),
+        _timeline_section(measurement, parts, timeline_bytes, hints),
+        _treemap_section(parts, hints),
+        _size_sections(parts, hints),
+        _samples_section(measurement, hints),
         side_by_side([_sum_section(measurement, overhead), _record_section(measurement)]),
         _table_section(parts),
     )
-    return page(title, "\n".join(part for part in body if part))
+    return report_page(title, "\n".join(part for part in body if part), hints)
 
 
 def headline(measurement: NetworkMeasurement) -> str:
@@ -140,37 +140,36 @@ def _cards(measurement: NetworkMeasurement) -> str:
 
 
 def _timeline_section(
-    measurement: NetworkMeasurement, parts: Sequence[Part], timeline_bytes: Sequence[int] | None
+    measurement: NetworkMeasurement,
+    parts: Sequence[Part],
+    timeline_bytes: Sequence[int] | None,
+    hints: Hints,
 ) -> str:
     if not parts:
         return section(
             "Where the time goes",
             "<p>The runtime folded the whole network into a constant: no kernel runs.</p>",
         )
-    figure = timeline_figure(parts, timeline_bytes, measurement.peak_memory_bytes)
     text = "All kernels of a run in their order, end to end; each kind has its lane."
     if timeline_bytes is not None:
         text += (
             " Below: bytes of tensors in use while each kernel runs, from the tensors’ lifetimes; "
             "weights are not in it."
         )
-    height = "low" if timeline_bytes is None else "tall"
-    return section("Where the time goes", f"<p>{text}</p>", chart(figure, "timeline", height))
+    drawn = timeline_chart(parts, timeline_bytes, measurement.peak_memory_bytes, hints)
+    return section("Where the time goes", f"<p>{text}</p>", drawn)
 
 
-def _treemap_section(parts: Sequence[Part]) -> str:
+def _treemap_section(parts: Sequence[Part], hints: Hints) -> str:
     if not parts:
         return ""
-    return section(
-        "The same, by kind",
-        "<p>Area is time. A click on a kind opens it, a second one closes it.</p>",
-        chart(treemap_figure(parts), "treemap", "tall"),
-    )
+    text = "<p>Area is time: of each kind, and in it of each of its kernels.</p>"
+    return section("The same, by kind", text, treemap_chart(parts, hints))
 
 
-def _size_sections(parts: Sequence[Part]) -> str:
+def _size_sections(parts: Sequence[Part], hints: Hints) -> str:
     """What is slow for its size: kernels with products by MACs, the others by bytes."""
-    sections, colors = [], kind_colors(parts)
+    sections = []
     for title, size, unit, rows in (
         ("Time against work", "MACs", "MAC", [part for part in parts if part.macs]),
         ("Time against bytes", "bytes", "B", [p for p in parts if not p.macs and p.size]),
@@ -182,13 +181,8 @@ def _size_sections(parts: Sequence[Part]) -> str:
                 text += " Most is lost in " + ", ".join(_verdict(p, rate) for p in slow) + "."
             if size == "bytes":
                 text = f"Kernels that only move and change data. {text}"
-            sections.append(
-                section(
-                    title,
-                    f"<p>{escape(text)}</p>",
-                    chart(size_figure(rows, size, colors), size, "low"),
-                )
-            )
+            drawn = size_chart(rows, size, parts, hints)
+            sections.append(section(title, f"<p>{escape(text)}</p>", drawn))
     return side_by_side(sections)
 
 
@@ -197,7 +191,7 @@ def _verdict(part: Part, rate: float) -> str:
     return f"#{part.number} {part.kind} ({time_text(part.latency_ms)}, {times})"
 
 
-def _samples_section(measurement: NetworkMeasurement) -> str:
+def _samples_section(measurement: NetworkMeasurement, hints: Hints) -> str:
     samples = measurement.samples
     _, high_ms = sample_range_ms(samples)
     text = (
@@ -217,7 +211,7 @@ def _samples_section(measurement: NetworkMeasurement) -> str:
     return section(
         "Every run that was timed",
         f"<p>{escape(text)}</p>",
-        chart(samples_figure(samples), "samples", "low"),
+        samples_chart(samples, hints),
     )
 
 

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import re
 import secrets
+import sqlite3
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 
-from hwnas.errors import ConfigError
+from hwnas.errors import ConfigError, RunFolderError
 
 __all__ = [
+    "STUDY_FILE",
     "STUDY_NAME",
     "Place",
     "new_study_name",
     "parse_place",
+    "place_of_run",
     "place_text",
+    "read_engine",
+    "reading_options",
     "server_engine",
     "without_password",
 ]
 
 Place = Path | sqlalchemy.URL
 
+BUSY_TIMEOUT_S = 10.0  # for who reads while a search writes
+STUDY_FILE = "study.db"  # in a run folder
 STUDY_NAME = "search"  # in a file of its own
 SERVER = "postgresql+psycopg"
 # Without a driver SQLAlchemy would take psycopg2; some hosts write `postgres`.
@@ -82,6 +91,42 @@ def place_text(place: Place) -> str:
     return place._replace(password=None).difference_update_query(_SECRETS).render_as_string()
 
 
+def place_of_run(
+    folder: Path, run: Mapping[str, Any], storage: str | None = None
+) -> tuple[Place, str]:
+    """Where the record of a run is, and the name of its study there.
+
+    No server is asked because a run folder, which may be a stranger's, says so: the user has to say
+    so, too. Then the password comes from there.
+
+    Args:
+        folder: The run folder.
+        run: The table `[run]` of its `config.toml`.
+        storage: URL of the database, as the search was given it; None: nobody said one.
+
+    Raises:
+        RunFolderError: The record is on a server that the user did not name.
+        ConfigError: A URL that cannot be used.
+
+    Example:
+        >>> place_of_run(Path("runs/demo"), {})
+        (PosixPath('runs/demo/study.db'), 'search')
+    """
+    if not isinstance(noted := run.get("storage"), str):
+        return folder / STUDY_FILE, STUDY_NAME
+    place, study = parse_place(noted), str(run.get("study", STUDY_NAME))
+    if isinstance(place, Path):
+        return place, study
+    given = None if storage is None else parse_place(storage)
+    if given is None or place_text(given) != place_text(place):
+        other = "" if given is None else f", not {place_text(given)}"
+        raise RunFolderError(
+            f"the trials of {folder} are in {place_text(place)}: give that as --storage, or in "
+            f"HWNAS_STORAGE{other}, to read them"
+        )
+    return given, study
+
+
 def new_study_name(folder: Path) -> str:
     """A name that no other study of a shared database has, for the run in `folder`."""
     return f"{folder.absolute().name}-{secrets.token_hex(4)}"
@@ -103,6 +148,32 @@ def server_engine(url: sqlalchemy.URL) -> sqlalchemy.Engine:
         return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, **engine_options(url))
     except ImportError as error:
         raise missing_driver(error) from error
+
+
+def reading_options(place: Place) -> dict[str, Any]:
+    """How connections are made that read a record and cannot change it."""
+    if isinstance(place, Path):
+        return {"creator": partial(_connect_reading, place)}
+    return engine_options(place) | {"execution_options": {"postgresql_readonly": True}}
+
+
+def read_engine(place: Place) -> sqlalchemy.Engine:
+    """An engine that reads a record and cannot change it; it keeps no connection that is not used.
+
+    Raises:
+        ConfigError: The driver of the database is not installed.
+    """
+    url = "sqlite://" if isinstance(place, Path) else place
+    options = reading_options(place)
+    try:
+        return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, **options)
+    except ImportError as error:
+        raise missing_driver(error) from error
+
+
+def _connect_reading(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
 
 
 def missing_driver(error: ImportError) -> ConfigError:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("profilers", "predictors", "hwnas")
-HEAVY = ("torch", "onnx", "onnxruntime", "sklearn", "pandas", "optuna", "plotly")
+HEAVY = ("torch", "onnx", "onnxruntime", "sklearn", "pandas", "optuna")
 
 
 def imported(path):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from hwnas.bench.peers import PEERS, Meter, Spent, missing, version
 from hwnas.bench.tables import REFERENCE, SearchTable, read_search_table
 from hwnas.errors import ConfigError, unknown_name
 from hwnas.progress import Progress
+from hwnas.report.html import section
+from hwnas.report.page import N_KINDS, Hints, report_page
+from hwnas.report.picture import SIZES, Size, kinds_legend, picture
+from hwnas.report.svg import Axis, Plot, area, curve, line, text
 from hwnas.strategies import (
     NEEDS_GUIDE,
     STRATEGIES,
@@ -41,9 +45,8 @@ DEFAULT_STRATEGY = "guided"  # what `default` stands for
 SHARES = (0.99, 0.995, 0.999)
 CHECKPOINTS = (10, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
 FAIR_FROM = 30  # evaluations from which on no strategy should be below random search
-COLORS = (
-    "#1558b0", "#d97706", "#8a97a8", "#7a3e9d", "#2e7d32", "#c62828", "#00838f", "#6d4c41"
-)  # fmt: skip
+SMALLEST = 1e-5  # share of the hypervolume that is drawn as missing
+_CURVES = ("curve_low", "curve_high", "curve")
 
 
 @dataclass
@@ -241,32 +244,39 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
         record: What `bench_search` returned.
         path: The file, written over.
     """
-    figure = go.Figure()
-    for color, (name, found) in zip(
-        COLORS * len(record["strategies"]), record["strategies"].items(), strict=False
-    ):
-        x = np.arange(1, len(found["curve"]) + 1)
-        # What is missing, on a log axis: the last tenth of a percent is where strategies differ.
-        low, high, median = (
-            np.maximum(1 - np.array(found[key]), 1e-5)
-            for key in ("curve_low", "curve_high", "curve")
-        )
-        figure.add_scatter(
-            x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself",
-            fillcolor=color, opacity=0.15, line={"width": 0}, hoverinfo="skip", showlegend=False,
-            legendgroup=name,
-        )  # fmt: skip
-        figure.add_scatter(x=x, y=median, name=name, legendgroup=name, line={"color": color})
-    for share in SHARES:
-        figure.add_hline(y=1 - share, line={"color": "#8a97a8", "dash": "dot", "width": 1},
-                         annotation_text=f"{100 * share:g} %")  # fmt: skip
-    mode = "latency predicted" if record["latency_is_known"] else "latency evaluated"
-    figure.update_layout(
-        template="plotly_white",
-        title=f"{record['accuracy']} × {record['latency']} of {record['table']}, {mode}: median "
-        f"and quartiles of {record['n_seeds']} seeds",
-        xaxis_title="Evaluations",
-        yaxis_title="Hypervolume missing, share of the true front's",
+    # What is missing, on a log axis: the last tenth of a percent is where strategies differ.
+    missing = {
+        name: [np.maximum(1 - np.array(found[key]), SMALLEST) for key in _CURVES]
+        for name, found in record["strategies"].items()
+    }
+    n = max(len(values) for values, *_ in missing.values())
+    lowest = min(float(values.min()) for curves in missing.values() for values in curves)
+    classes = {name: f"k{i % N_KINDS}" for i, name in enumerate(missing)}
+    axes = (
+        Axis(0, n + 1, "Evaluations"),
+        Axis(0.8 * lowest, 1.2, "Hypervolume missing, share of the true front's", is_log=True),
     )
-    figure.update_yaxes(type="log")
-    figure.write_html(path, include_plotlyjs=True)
+
+    def draw(size: Size) -> Iterator[str]:
+        plot = Plot(*axes, *size)
+        yield from plot.axes()
+        for share in (share for share in SHARES if 1 - share > axes[1].low):
+            y = plot.at_y(1 - share)
+            yield line(plot.left, y, plot.right, y, "equal")
+            yield text(plot.right, y - 5, f"{100 * share:g} %", "small end")
+        for name, curves in missing.items():
+            low, high, median = (
+                [plot.at(i + 1, value) for i, value in enumerate(values.tolist())]
+                for values in curves
+            )
+            yield area([*low, *high[::-1]], f"{classes[name]} quartiles")
+            yield curve(median, classes[name])
+
+    mode = "latency predicted" if record["latency_is_known"] else "latency evaluated"
+    title = (
+        f"{record['accuracy']} × {record['latency']} of {record['table']}, {mode}: median and "
+        f"quartiles of {record['n_seeds']} seeds"
+    )
+    drawn = picture("Hypervolume missing by evaluations", SIZES, draw) + kinds_legend(classes)
+    body = f"<h1>{escape(title)}</h1>{section('What is missing', drawn)}"
+    path.write_text(report_page(title, body, Hints()), encoding="utf-8")

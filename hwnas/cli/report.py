@@ -9,6 +9,15 @@ import typer
 
 from hwnas.cli.output import AsJson, DataPath, print_json
 
+RunStorage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        envvar="HWNAS_STORAGE",
+        help="Database that the search was given for its trials; while it goes on, they are there.",
+    ),
+]
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -24,9 +33,10 @@ def report(
         ),
     ] = None,
     data_path: DataPath = None,
+    storage: RunStorage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write report.html of a run again, from the files of its folder.
+    """Write report.html of a run again, from the files of its folder and its database, if any.
 
     Works on runs that are going on, were interrupted or killed, too.
 
@@ -42,9 +52,9 @@ def report(
 
         explanation = explain_again(run, measurements, data_path=data_path)
         written.append(write_explanation(run, explanation))
-    written.append(write_report(run))
+    written.append(write_report(run, storage=storage))
     if svg is not None:
-        written.append(write_pareto_svg(run, svg))
+        written.append(write_pareto_svg(run, svg, storage=storage))
     if as_json:
         print_json({"written": [str(path) for path in written]})
     else:

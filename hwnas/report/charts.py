@@ -19,7 +19,7 @@ from hwnas.report.data import (
     records,
     with_interval,
 )
-from hwnas.report.svg import Axis, Plot, cross, dot, line, star, text
+from hwnas.report.svg import Axis, Plot, area, cross, dot, line, star, text
 
 NAME_CHARACTER = 6.6  # width of one in a name, in pixels
 WITHIN = 0.10  # the band of the chart of predictions; the share within it is reported
@@ -145,14 +145,13 @@ def prediction_marks(run: RunData, plot: Plot, hint: Hint = no_hint) -> Iterator
         plot.at(high, high * (1 + WITHIN)),
         plot.at(low, low * (1 + WITHIN)),
     )
-    points = " ".join(f"{x:g},{y:g}" for x, y in corners)
     clip = f"plane{plot.width}"
     yield (
         f'<clipPath id="{clip}"><rect x="{plot.left}" y="{plot.top}" '
         f'width="{plot.right - plot.left}" height="{plot.bottom - plot.top}"/></clipPath>'
     )
     yield from plot.axes()
-    yield f'<g clip-path="url(#{clip})"><polygon points="{points}" class="band"/>'
+    yield f'<g clip-path="url(#{clip})">{area(corners, "band")}'
     yield line(*plot.at(low, low), *plot.at(high, high), "equal")
     rows = records(run.predicted)
     for row in rows:

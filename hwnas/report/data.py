@@ -31,6 +31,7 @@ class RunData:
         trials: All trials of the search, by number.
         config: What was asked, on which target, and what was spent.
         missing: Names of the files that are not there.
+        unread: Why the record of the trials could not be read; empty: it was, or need not be.
         forms: Further files of networks, such as quantized ones.
         explanation: What explains the search; None: nobody asked.
     """
@@ -43,6 +44,7 @@ class RunData:
     missing: tuple[str, ...]
     forms: pd.DataFrame
     explanation: Explanation | None = None
+    unread: str = ""
 
     def table(self, name: str) -> dict[str, Any]:
         """A table of `config.toml` with nested keys joined by dots; empty where there is none."""

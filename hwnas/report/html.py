@@ -1,14 +1,10 @@
-"""The frame of the report's page: style, tables, sections; whatever is text is escaped here."""
+"""The frame of all pages: style, tables, sections; whatever is text is escaped here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 STYLE = """
 :root { --ink: #1c2430; --soft: #5a6778; --line: #dfe5ec; --strong-line: #c3ccd8;
@@ -32,7 +28,7 @@ section { padding: 22px 24px; margin-top: 20px; min-width: 0 }
 .note { background: var(--note); border: 1px solid var(--note-line); border-radius: 10px;
   padding: 10px 16px; margin: 16px 0 0; max-width: none }
 .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 20px }
-figure { margin: 8px 0 0 } .tall { height: 560px } .low { height: 400px }
+figure { margin: 8px 0 0 }
 .scroll { overflow-x: auto; margin-top: 8px }
 table { border-collapse: collapse; width: 100%; font-size: .9rem;
   font-variant-numeric: tabular-nums }
@@ -51,21 +47,13 @@ pre { background: var(--code); border-radius: 8px; padding: 12px 14px; margin: 8
 @media (max-width: 600px) {
   main { padding: 20px 12px 40px } section { padding: 16px 14px } h1 { font-size: 1.35rem }
   .cards { grid-template-columns: 1fr 1fr; gap: 10px } .card { padding: 10px 12px }
-  .card b { font-size: 1.3rem } .tall { height: 640px } .low { height: 420px }
+  .card b { font-size: 1.3rem }
 }
 """
 
 
 class Markup(str):
     """Text that is HTML already; every other text is escaped."""
-
-
-def page(title: str, body: str) -> str:
-    """A page with charts of `chart`, which bring the library that draws them."""
-    from plotly.offline import get_plotlyjs  # not every page has such charts, and it loads slowly
-
-    head = security("'unsafe-inline'") + f"<script>{get_plotlyjs()}</script>"
-    return document(title, body, head=head, style=STYLE)
 
 
 def document(title: str, body: str, *, head: str, style: str) -> str:
@@ -99,22 +87,6 @@ def security(scripts: str) -> str:
 def section(title: str, *parts: str) -> str:
     """One box of the page; the parts are HTML already."""
     return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
-
-
-def chart(figure: go.Figure, div_id: str, height: str) -> str:
-    """A chart that fills its box; `height` is a class of the style sheet."""
-    drawing = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=div_id,  # a fixed one: the same files give the same page
-        config={
-            "displaylogo": False,
-            "responsive": True,
-            # Named, because plotly's own set has a button that leads to its website.
-            "modeBarButtons": [["toImage", "zoom2d", "pan2d", "autoScale2d", "resetScale2d"]],
-        },
-    )
-    return f'<figure class="{height}">{drawing}</figure>'
 
 
 def table(

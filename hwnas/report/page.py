@@ -1,4 +1,4 @@
-"""The report's own page: its style in light and dark, and the one script that it may run."""
+"""The page of reports and of profiles: style in light and dark, the one script it may run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,19 @@ REPORT_STYLE = (
 .plot text.over { fill: var(--over) }
 .band { fill: var(--front); fill-opacity: .1 }
 .equal { stroke: var(--trial); stroke-width: 1.5; stroke-dasharray: 3 4 }
-[data-hint] { cursor: default } circle[data-hint]:hover { stroke: var(--ink); stroke-width: 2 }
+.k0 { fill: var(--k0) } .k1 { fill: var(--k1) } .k2 { fill: var(--k2) } .k3 { fill: var(--k3) }
+.k4 { fill: var(--k4) } .k5 { fill: var(--k5) } .k6 { fill: var(--k6) } .k7 { fill: var(--k7) }
+circle[class^="k"] { fill-opacity: .8; stroke: var(--panel) }
+rect[class^="k"] { stroke: var(--panel) } rect.frame { fill-opacity: .72 }
+rect[class].slim { stroke: none }
+.plot text.onkind { fill: var(--panel); stroke: none; pointer-events: none }
+.disturbed { fill: var(--made) } .stolen { fill: var(--over) } .counted { fill: var(--front) }
+.quartiles { fill-opacity: .14 } .curve { fill: none; stroke-width: 2 }
+.use { fill: var(--front); fill-opacity: .16 }
+.level { stroke: var(--ink); stroke-width: 1.3; stroke-dasharray: 2 3 }
+.whisker { stroke: var(--soft); stroke-opacity: .45 }
+[data-hint] { cursor: default } circle[data-hint]:hover, rect[data-hint]:hover {
+  stroke: var(--ink); stroke-width: 2 }
 .front[data-member], tr[data-member], .lane[data-member] { cursor: pointer }
 .front.chosen { stroke: var(--ink); stroke-width: 2.5 } tr.chosen { background: var(--hover) }
 .front:focus-visible, button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }

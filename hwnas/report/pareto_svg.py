@@ -33,13 +33,13 @@ STYLE = """
 """
 
 
-def write_pareto_svg(folder: Path, out: Path) -> Path:
-    """Draw the Pareto front of a run folder to the file `out`.
+def write_pareto_svg(folder: Path, out: Path, *, storage: str | None = None) -> Path:
+    """Draw the Pareto front of a run folder to the file `out`; `storage` as `read_run` takes it.
 
     Raises:
         RunFolderError: If it is no run folder, or nothing was trained in it yet.
     """
-    drawing = pareto_svg(read_run(folder))
+    drawing = pareto_svg(read_run(folder, storage=storage))
     if drawing is None:
         raise RunFolderError(f"{folder} has nothing to draw yet: no complete trial, no network")
     try:

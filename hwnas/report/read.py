@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hwnas.errors import RunFolderError
+from hwnas.errors import HwnasError, RunFolderError
 from hwnas.number_text import as_number
+from hwnas.record_place import place_of_run
 from hwnas.report.data import RunData
 from hwnas.report.explanation import read_explanation
 from hwnas.report.study import read_study
@@ -60,8 +61,13 @@ TRIAL_NUMBERS = (
 TRIAL_TEXTS = ("state", "genotype", "failure")
 
 
-def read_run(folder: Path) -> RunData:
+def read_run(folder: Path, *, storage: str | None = None) -> RunData:
     """Read what lies in a run folder, however far the run came.
+
+    Args:
+        folder: Of the run.
+        storage: URL of the database that its trials are in, where the search was given one: as long
+            as the search goes on, they are only there.
 
     Raises:
         RunFolderError: If it is no run folder, or a file in it cannot be read.
@@ -71,7 +77,7 @@ def read_run(folder: Path) -> RunData:
         raise RunFolderError(f"{folder} is no folder; give the folder that a search wrote (--out)")
     missing = tuple(name for name in names if not _has_content(folder / name))
     config = _read_toml(folder / CONFIG)
-    trials = _read_trials(folder, config)
+    trials, unread = _read_trials(folder, config, storage)
     if len(missing) == len(names) and trials.empty:
         raise RunFolderError(
             f"{folder} is no run folder: it holds none of {', '.join(names)}; "
@@ -86,6 +92,7 @@ def read_run(folder: Path) -> RunData:
         trials=trials,
         config=config,
         missing=missing,
+        unread=unread,
         forms=_read_forms(folder, candidates if not candidates.empty else front),
         explanation=read_explanation(folder),
     )
@@ -104,24 +111,29 @@ def _read_forms(folder: Path, networks: pd.DataFrame) -> pd.DataFrame:
     return _typed(pd.DataFrame(own | named), FORM_NUMBERS, FORM_TEXTS, folder)
 
 
-def _read_trials(folder: Path, config: Mapping[str, Any]) -> pd.DataFrame:
+def _read_trials(
+    folder: Path, config: Mapping[str, Any], storage: str | None
+) -> tuple[pd.DataFrame, str]:
     """The trials by number: from the table that a search writes when it stops, or from its record.
 
-    A killed search has written no table, or one of an earlier call with fewer trials.
+    A killed search has written no table, or one of an earlier call with fewer trials. The text says
+    why the record could not be read; else it is empty.
     """
-    table = _read_csv(folder / TRIALS, TRIAL_NUMBERS, TRIAL_TEXTS)
-    search = config.get("search")
+    table, unread = _read_csv(folder / TRIALS, TRIAL_NUMBERS, TRIAL_TEXTS), ""
+    search, run = (config.get(name) for name in ("search", "run"))
     asked = as_number(search.get("trials")) if isinstance(search, Mapping) else None
     if asked is None or len(table) < asked:
         rows: list[dict[str, Any]] = []
         try:
-            rows = read_study(folder)
-        except RunFolderError:
+            place = place_of_run(folder, run if isinstance(run, Mapping) else {}, storage)
+            rows = read_study(*place)
+        except HwnasError as error:
             if table.empty:  # else there is something to show
                 raise
+            unread = str(error)
         if len(rows) > len(table):
             table = _typed(pd.DataFrame(rows), TRIAL_NUMBERS, TRIAL_TEXTS, folder)
-    return table.sort_values("number", kind="stable").reset_index(drop=True)
+    return table.sort_values("number", kind="stable").reset_index(drop=True), unread
 
 
 def _has_content(path: Path) -> bool:

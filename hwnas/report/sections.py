@@ -34,14 +34,11 @@ from hwnas.report.data import (
 from hwnas.report.html import Bar, bars, section, side_by_side, table
 from hwnas.report.members import NETWORK_COLUMNS, integer, network_cells
 from hwnas.report.page import Hints
+from hwnas.report.picture import HALF_SIZES, SIZES, Size, legend, picture
 from hwnas.report.svg import Plot, cross, dot, line, star
 
 N_TRIALS_SHOWN = 500  # the page stays quick to open; trials.csv has them all
 N_REASONS_SHOWN, N_NUMBERS_SHOWN = 20, 8  # of failures
-
-# Widths and heights of a chart for wide, middling and narrow screens; the style sheet shows one.
-SIZES = {"large": (1080, 470), "medium": (680, 430), "compact": (350, 400)}
-HALF_SIZES = {"large": (470, 380), "medium": (680, 400), "compact": (350, 340)}
 
 
 def pareto_section(run: RunData, hints: Hints) -> str:
@@ -88,24 +85,19 @@ def _pareto_chart(run: RunData, view: View, hints: Hints) -> str:
 
 def _chart(
     label: str,
-    sizes: Mapping[str, tuple[int, int]],
-    plane: Callable[[tuple[int, int]], Plot | None],
+    sizes: Mapping[str, Size],
+    plane: Callable[[Size], Plot | None],
     run: RunData,
     marks: Callable[[RunData, Plot, Hint], Iterable[str]],
     hints: Hints,
 ) -> str:
     """One chart in all sizes; "": there is nothing to show."""
-    drawn = []
-    for name, size in sizes.items():
+
+    def draw(size: Size) -> Iterable[str] | None:
         plot = plane(size)
-        if plot is None:
-            return ""
-        drawn.append(
-            f'<svg viewBox="0 0 {size[0]} {size[1]}" class="{name}" role="img" '
-            f'aria-label="{escape(label)}">{"".join(marks(run, plot, hints))}</svg>'
-        )
-    kind = "plot half" if sizes is HALF_SIZES else "plot"
-    return f'<figure class="{kind}">{"".join(drawn)}</figure>'
+        return None if plot is None else marks(run, plot, hints)
+
+    return picture(label, sizes, draw)
 
 
 def _legend(run: RunData) -> str:
@@ -118,12 +110,7 @@ def _legend(run: RunData) -> str:
         (run.int8, dot(10, 9, 5, "twin"), "in INT8, measured"),
         (run.complete, dot(10, 9, 3, "trial"), "trial: predicted, trained briefly"),
     )
-    listed = "".join(
-        f'<li><svg viewBox="0 0 20 18" aria-hidden="true">{mark}</svg>{escape(words)}</li>'
-        for rows, mark, words in items
-        if not rows.empty
-    )
-    return f'<ul class="legend">{listed}</ul>'
+    return legend((mark, words) for rows, mark, words in items if not rows.empty)
 
 
 def prediction_section(run: RunData, hints: Hints) -> str:

@@ -3,47 +3,60 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from hwnas.errors import RunFolderError
+import sqlalchemy
 
-STUDY = "study.db"
-_QUERY = "SELECT trial_id, key, value_json FROM trial_user_attributes WHERE key IN ({})"
+from hwnas.errors import RunFolderError
+from hwnas.record_place import Place, place_text, read_engine
+
+_QUERY = """
+    SELECT trial_id, key, value_json FROM trial_user_attributes
+    JOIN trials USING (trial_id) JOIN studies USING (study_id)
+    WHERE study_name = :study AND key IN :keys
+"""
 _KEYS = ("proposal", "genotype", "share", "predicted", "outcome")
 
 
-def read_study(folder: Path) -> list[dict[str, Any]]:
-    """Finished trials in the record `study.db` of a run folder, with the columns of `trials.csv`.
+def read_study(place: Place, study: str) -> list[dict[str, Any]]:
+    """Finished trials in the record of a run, with the columns of `trials.csv`.
 
     The attributes that `hwnas/record.py` writes are read as they are, without the space that they
     are of. Nothing is written; a record that is not there, or was not begun, has no trials.
 
+    Args:
+        place: A file, or a database on a server.
+        study: Name of the study there.
+
     Raises:
-        RunFolderError: The record is damaged.
+        RunFolderError: The record is damaged, or its server cannot be asked.
+        ConfigError: The driver of the database is not installed.
     """
-    path = folder / STUDY
-    if not path.is_file() or path.stat().st_size == 0:
+    if isinstance(place, Path) and (not place.is_file() or place.stat().st_size == 0):
         return []
     trials: dict[int, dict[str, Any]] = {}
     try:
-        uri = path.absolute().as_uri() + "?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as record:
-            tables = record.execute("SELECT name FROM sqlite_master").fetchall()
-            if ("trial_user_attributes",) not in tables:
-                return []
-            query = _QUERY.format(", ".join("?" * len(_KEYS)))
-            for trial, key, text in record.execute(query, _KEYS):
+        engine = read_engine(place)
+        if not sqlalchemy.inspect(engine).has_table("trial_user_attributes"):
+            return []
+        query = sqlalchemy.text(_QUERY).bindparams(sqlalchemy.bindparam("keys", expanding=True))
+        with engine.connect() as record:
+            for trial, key, text in record.execute(query, {"study": study, "keys": _KEYS}):
                 trials.setdefault(trial, {})[key] = json.loads(text)
         ended = [trial for trial in trials.values() if "outcome" in trial]
         ended.sort(key=lambda trial: int(trial["outcome"]["told"]))
         # By proposal: one that was tried again counts as it ended last.
         return list({trial["proposal"]: _row(trial) for trial in ended}.values())
-    except (sqlite3.Error, KeyError, TypeError, ValueError, AttributeError) as error:
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        hint = "It may be damaged" if isinstance(place, Path) else "See to its server"
         raise RunFolderError(
-            f"cannot read the record {path}: {error}. It may be damaged"
+            f"cannot read the record {place_text(place)}: {reason}. {hint}"
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"cannot read the record {place_text(place)}: {error}. It may be damaged"
         ) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 
@@ -22,19 +22,65 @@ def ticks(low: float, high: float, n: int = 6) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float, n: int = 6) -> list[float]:
+    """Round numbers within `[low, high]` for a logarithmic axis, about `n` or some more.
+
+    Example:
+        >>> log_ticks(0.3, 40)
+        [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
+        >>> log_ticks(900, 2e7)
+        [1000.0, 10000.0, 100000.0, 1000000.0, 10000000.0]
+        >>> log_ticks(1.0, 1.5)
+        [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+    """
+    n_decades = math.log10(high / low)
+    if n_decades < 0.5:
+        return ticks(low, high, n)
+    factors = (1, 2, 5) if 3 * n_decades <= 1.5 * n else (1,)
+    stride = math.ceil(n_decades / (1.5 * n))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, stride)
+    found = [factor * 10.0**power for power in powers for factor in factors]
+    return [value for value in found if low <= value <= high]
+
+
+def tick_text(value: float) -> str:
+    """A round number, short.
+
+    Example:
+        >>> tick_text(0.25), tick_text(5000.0), tick_text(20_000_000)
+        ('0.25', '5000', '20M')
+    """
+    for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= max(10**power, 1e4):
+            return f"{value / 10**power:g}{prefix}"
+    return f"{value:g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """One axis: what it shows, and how it is named.
 
     Attributes:
-        low: Value at its beginning.
+        low: Value at its beginning; above 0 where it is logarithmic.
         high: Value at its end; above `low`.
         title: Beside it.
+        is_log: Whether equal ratios are equally long, not equal differences.
     """
 
     low: float
     high: float
     title: str
+    is_log: bool = False
+
+    def share(self, value: float) -> float:
+        """Where a value lies between the ends, 0 to 1."""
+        if self.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self, n: int) -> list[float]:
+        """About `n` round numbers on it."""
+        return (log_ticks if self.is_log else ticks)(self.low, self.high, n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +122,11 @@ class Plot:
 
     def at_x(self, x: float) -> float:
         """Horizontal place of a value."""
-        share = (x - self.x.low) / (self.x.high - self.x.low)
-        return round(self.left + share * (self.right - self.left), 1)
+        return round(self.left + self.x.share(x) * (self.right - self.left), 1)
 
     def at_y(self, y: float) -> float:
         """Vertical place of a value."""
-        share = (y - self.y.low) / (self.y.high - self.y.low)
-        return round(self.bottom - share * (self.bottom - self.top), 1)
+        return round(self.bottom - self.y.share(y) * (self.bottom - self.top), 1)
 
     def holds(self, x: float, y: float) -> bool:
         """Whether a point lies within the plane."""
@@ -90,23 +134,26 @@ class Plot:
 
     def axes(self) -> Iterator[str]:
         """Grid, ticks and titles."""
-        n_x = max(5, (self.right - self.left) // 100)
-        for value in ticks(self.x.low, self.x.high, n_x):
-            x = self.at_x(value)
-            yield line(x, self.top, x, self.bottom, "grid")
-            yield text(x, self.bottom + 19, f"{value:g}", "small middle")
-        for value in ticks(self.y.low, self.y.high, max(5, (self.bottom - self.top) // 60)):
+        yield from self.x_axis()
+        for value in self.y.ticks(max(5, (self.bottom - self.top) // 60)):
             y = self.at_y(value)
             yield line(self.left, y, self.right, y, "grid")
-            yield text(self.left - 8, y + 4, f"{value:g}", "small end")
-        yield line(self.left, self.bottom, self.right, self.bottom, "axis")
+            yield text(self.left - 8, y + 4, tick_text(value), "small end")
         yield line(self.left, self.top, self.left, self.bottom, "axis")
-        yield text((self.left + self.right) / 2, self.height - 12, self.x.title, "middle")
         middle = (self.top + self.bottom) / 2
         yield (
             f'<text transform="translate(18 {middle:g}) rotate(-90)" class="middle">'
             f"{escape(self.y.title)}</text>"
         )
+
+    def x_axis(self) -> Iterator[str]:
+        """Grid, ticks and title of the horizontal axis alone."""
+        for value in self.x.ticks(max(5, (self.right - self.left) // 100)):
+            x = self.at_x(value)
+            yield line(x, self.top, x, self.bottom, "grid")
+            yield text(x, self.bottom + 19, tick_text(value), "small middle")
+        yield line(self.left, self.bottom, self.right, self.bottom, "axis")
+        yield text((self.left + self.right) / 2, self.height - 12, self.x.title, "middle")
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -117,6 +164,24 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 def text(x: float, y: float, words: str, kind: str = "") -> str:
     """Words, escaped, at a place."""
     return f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(words)}</text>'
+
+
+def box(x: float, y: float, width: float, height: float, kind: str, more: str = "") -> str:
+    """A filled rectangle; `more` are attributes that are markup already."""
+    size = f'width="{width:.5g}" height="{height:.5g}"'
+    return f'<rect x="{x:.6g}" y="{y:.6g}" {size} class="{kind}"{more}/>'
+
+
+def area(points: Iterable[tuple[float, float]], kind: str) -> str:
+    """A filled polygon."""
+    corners = " ".join(f"{x:g},{y:g}" for x, y in points)
+    return f'<polygon points="{corners}" class="{kind}"/>'
+
+
+def curve(points: Iterable[tuple[float, float]], color: str) -> str:
+    """A line through points, in a colour of the style sheet's variables."""
+    path = "L".join(f"{x:g} {y:g}" for x, y in points)
+    return f'<path d="M{path}" class="curve" style="stroke: var(--{color})"/>'
 
 
 def dot(x: float, y: float, radius: float, kind: str, more: str = "") -> str:

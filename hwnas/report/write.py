@@ -25,16 +25,21 @@ from hwnas.report.sections import (
 )
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run folder, from its files alone.
+def write_report(folder: Path, *, storage: str | None = None) -> Path:
+    """Write `report.html` into a run folder, from its files and, where one was given, its database.
 
     An interrupted run gives a page of what is there so far, and says so. The same files give the
     same page.
 
+    Args:
+        folder: Of the run.
+        storage: As `read_run` takes it.
+
     Raises:
-        RunFolderError: If it is no run folder, or a file in it cannot be read or written.
+        RunFolderError: If it is no run folder, a file in it cannot be read or written, or its
+            trials are in a database that cannot be read.
     """
-    run = read_run(folder)
+    run = read_run(folder, storage=storage)
     title = headline(run)
     hints = Hints()
     parts = (
@@ -106,6 +111,8 @@ def notes(run: RunData) -> list[str]:
     asked = run.table("search").get("trials")
     if isinstance(asked, int) and len(run.trials) < asked:
         result.append(f"The record holds {len(run.trials)} of the {asked} trials asked for.")
+    if run.unread:
+        result.append(f"There may be trials that are not shown: {run.unread}.")
     over = run.front[run.front["meets_budget"].str.lower() == "false"]
     if not over.empty:
         result.append(f"Listed on the front, but over a budget: {', '.join(over['name'])}.")

@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 from html import escape
@@ -5,23 +6,24 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from plotly.offline import get_plotlyjs
 
-from hwnas.profile_figures import (
-    KIND_COLORS,
+from hwnas.kernel_charts import (
     MAX_POINTS,
     OTHERS,
-    OTHERS_COLOR,
-    kind_colors,
+    OTHERS_CLASS,
+    kind_classes,
+    lanes_of,
     sample_groups,
     sample_range_ms,
-    samples_figure,
-    size_figure,
-    timeline_figure,
-    treemap_figure,
+    samples_chart,
+    size_chart,
+    squarified,
+    timeline_chart,
+    treemap_chart,
 )
 from hwnas.profile_page import N_ROWS, headline, profile_page
 from hwnas.profile_parts import kind_of, mean_rate, parts_of, slow_for_size, time_by_kind
+from hwnas.report.page import N_KINDS, SCRIPT, Hints
 from profilers.kernels import Kernel, Tensor
 from profilers.measurement import KernelLatency, NetworkMeasurement
 from profilers.overhead import Overhead
@@ -77,10 +79,35 @@ def network(kernels=KERNELS, **changes) -> NetworkMeasurement:
 
 
 def page_of(measurement: NetworkMeasurement, **options) -> str:
-    """The page without the text of plotly's own library."""
-    page = profile_page(measurement, OVERHEAD, **options)
-    assert page.count(get_plotlyjs()) == 1
-    return page.replace(get_plotlyjs(), "")
+    return profile_page(measurement, OVERHEAD, **options)
+
+
+class Drawn(HTMLParser):
+    """The shapes of the widest drawing of a chart, each with its attributes and what is told."""
+
+    def __init__(self, chart: str, hints: Hints) -> None:
+        super().__init__()
+        self.told = json.loads(hints.to_html().partition(">")[2].partition("</script>")[0])
+        self.shapes: list[dict[str, str]] = []
+        self.texts: list[str] = []
+        self.feed(chart.partition("</svg>")[0])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        shape = {"tag": tag} | {name: value or "" for name, value in attrs}
+        if "data-hint" in shape:
+            shape["told"] = self.told[int(shape["data-hint"])]
+        self.shapes.append(shape)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def of(self, tag: str, told: str = "") -> list[dict[str, str]]:
+        return [s for s in self.shapes if s["tag"] == tag and told in s.get("told", "")]
+
+
+def drawn(chart, *arguments) -> Drawn:
+    hints = Hints()
+    return Drawn(chart(*arguments, hints), hints)
 
 
 def rows_of(page: str, title: str) -> list[list[str]]:
@@ -131,29 +158,40 @@ class TestKinds:
     def test_kinds_beyond_the_colours_share_one_colour_and_one_lane(self):
         many = [(f"k{i}", replace(relu(8), kind=f"Kind{i}"), 1.0 + i) for i in range(12)]
         parts = parts_of(network(many))
-        colors = kind_colors(parts)
-        assert [colors[f"Kind{i}"] for i in (11, 4)] == [KIND_COLORS[0], KIND_COLORS[7]]
-        assert {colors[f"Kind{i}"] for i in range(4)} == {OTHERS_COLOR}
-        lanes = [bar.y[0] for bar in timeline_figure(parts, None, None).data]
-        assert lanes == [*(f"Kind{i}" for i in range(11, 3, -1)), OTHERS]
+        classes = kind_classes(parts)
+        assert [classes[f"Kind{i}"] for i in (11, 5)] == ["k0", "k6"]
+        assert {classes[f"Kind{i}"] for i in range(5)} == {OTHERS_CLASS}
+        assert list(lanes_of(parts)) == [*(f"Kind{i}" for i in range(11, 4, -1)), OTHERS]
+        found = drawn(timeline_chart, parts, None, None)
+        assert len({box["y"] for box in found.of("rect")}) == N_KINDS
+        assert OTHERS in found.texts
+
+    def test_as_many_kinds_as_colours_have_a_lane_each(self):
+        some = [(f"k{i}", replace(relu(8), kind=f"Kind{i}"), 1.0 + i) for i in range(N_KINDS)]
+        assert OTHERS not in lanes_of(parts_of(network(some)))
 
 
 class TestTimeline:
     def test_kernels_stand_end_to_end_each_in_the_lane_of_its_kind(self):
-        bars = timeline_figure(parts_of(network()), None, None).data
-        found = {bar.y[0]: (bar.base, bar.x) for bar in bars}
-        assert found["Conv 1×1"] == (pytest.approx((0.0, 1.5)), pytest.approx((0.4, 0.5)))
-        assert found["Depthwise conv 3×3"] == (pytest.approx((0.4,)), pytest.approx((0.9,)))
-        assert found["Relu"] == (pytest.approx((1.3,)), pytest.approx((0.2,)))
+        found = drawn(timeline_chart, parts_of(network()), None, None)
+        bars = [found.of("rect", f"\n{name}\n")[0] for name, _, _ in KERNELS]
+        lanes = [bar["y"] for bar in bars]
+        assert lanes[0] == lanes[3] and len(set(lanes)) == 3
+        ends = [(float(bar["x"]), float(bar["x"]) + float(bar["width"])) for bar in bars]
+        assert [end for _, end in ends[:3]] == pytest.approx([start for start, _ in ends[1:]])
+        widths = np.array([end - start for start, end in ends])
+        assert widths / widths.sum() == pytest.approx(np.array([0.4, 0.9, 0.2, 0.5]) / 2, abs=1e-3)
 
     def test_memory_is_a_step_for_each_kernel_beside_the_measured_peak(self):
-        figure = timeline_figure(parts_of(network()), [10**6, 4 * 10**6, 0, 2 * 10**6], 5_000_000)
-        memory = figure.data[-1]
-        assert memory.line.shape == "hv"
-        assert memory.x == pytest.approx((0.0, 0.4, 1.3, 1.5, 2.0))
-        assert memory.y == (1, 4, 0, 2, 2)
-        assert figure.layout.shapes[0].y0 == 5
-        assert "measured peak 5.00 MB" in {note.text for note in figure.layout.annotations}
+        in_use = [10**6, 4 * 10**6, 0, 2 * 10**6]
+        found = drawn(timeline_chart, parts_of(network()), in_use, 5_000_000)
+        steps = found.of("rect", "in use")
+        heights = np.array([float(step["height"]) for step in steps])
+        assert heights / heights.max() == pytest.approx([0.25, 1, 0, 0.5], abs=5e-3)
+        (peak,) = [s for s in found.of("line") if s["class"] == "budget"]
+        bottom = float(steps[0]["y"]) + heights[0]
+        assert (bottom - float(peak["y1"])) / heights[1] == pytest.approx(5 / 4, abs=5e-3)
+        assert "measured peak 5.00 MB" in found.texts
 
     def test_memory_that_is_not_known_is_not_shown(self, page):
         assert "In use (MB)" not in page
@@ -165,15 +203,44 @@ class TestTimeline:
 
 
 def test_the_tree_map_holds_every_kernel_in_its_kind_and_adds_up():
-    tree = treemap_figure(parts_of(network())).data[0]
-    value = dict(zip(tree.ids, tree.values, strict=True))
-    inside: dict[str, float] = {}
-    for name, parent in zip(tree.ids, tree.parents, strict=True):
-        inside[parent] = inside.get(parent, 0.0) + value[name]
-    assert inside.pop("") == pytest.approx(2.0)
-    kinds = ("kind 0", "kind 1", "kind 2")
-    assert inside == {name: pytest.approx(value[name]) for name in kinds}
-    assert tree.labels[:3] == ("Conv 1×1", "Depthwise conv 3×3", "Relu")
+    found = drawn(treemap_chart, parts_of(network()))
+
+    def ends(box):
+        x, y, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
+        return x, y, x + width, y + height
+
+    kinds = [found.of("rect", f"{kind}\n4")[0] for kind in ("Conv 1×1", "Depthwise conv 3×3")]
+    kinds += found.of("rect", "Relu\n10.0 %")
+    areas = np.array([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in map(ends, kinds)])
+    assert areas / areas.sum() == pytest.approx([0.45, 0.45, 0.1], abs=1e-3)
+    for name, _, _ in KERNELS:
+        (leaf,) = found.of("rect", f"\n{name}\n")
+        frame = next(k for k in kinds if k["class"] == f"{leaf['class']} frame")
+        x1, y1, x2, y2 = ends(leaf)
+        assert (
+            ends(frame)[0] < x1 < x2 < ends(frame)[2] and ends(frame)[1] < y1 < y2 < ends(frame)[3]
+        )
+    assert "Conv 1×1  45.0 % of the time, 2×" in found.texts
+
+
+@pytest.mark.parametrize("place", [(0.0, 0.0, 600.0, 400.0), (10.0, 5.0, 90.0, 700.0)])
+def test_rectangles_fill_the_place_without_covering_each_other(place):
+    values = sorted(np.random.default_rng(0).lognormal(0, 1.5, 40).tolist(), reverse=True)
+    found = squarified(values, place)
+    areas = np.array([width * height for _, _, width, height in found])
+    assert areas / areas.sum() == pytest.approx(np.array(values) / sum(values))
+    assert areas.sum() == pytest.approx(place[2] * place[3])
+    left, top = np.array(found)[:, 0], np.array(found)[:, 1]
+    right, bottom = left + np.array(found)[:, 2], top + np.array(found)[:, 3]
+    assert left.min() == place[0] and right.max() == pytest.approx(place[0] + place[2])
+    for i in range(40):
+        for j in range(i):
+            wide = min(right[i], right[j]) - max(left[i], left[j])
+            high = min(bottom[i], bottom[j]) - max(top[i], top[j])
+            assert min(wide, high) < 1e-6
+    # Squares would be 1; rows as wide as the place, up to some thousands.
+    ratios = [max(w / h, h / w) for _, _, w, h in found]
+    assert np.median(ratios) < 1.6
 
 
 class TestSlowForItsSize:
@@ -203,11 +270,22 @@ class TestSlowForItsSize:
         assert slow_for_size(parts_of(network(kernels))) == []
 
     def test_the_chart_has_the_line_and_every_kernel(self):
-        products = [part for part in parts_of(network()) if part.macs]
-        line, *dots = size_figure(products, "MACs", kind_colors(products)).data
-        assert line.x / line.y == pytest.approx(np.full(2, 41_984 / 1800))  # MACs for each µs
-        points = {(x, y) for dot in dots for x, y in zip(dot.x, dot.y, strict=True)}
-        assert points == {(16_384, 400.0), (9_216, 900.0), (16_384, 500.0)}
+        parts = parts_of(network())
+        products = [part for part in parts if part.macs]
+        found = drawn(size_chart, products, "MACs", parts)
+        dots = [found.of("circle", f"\n{name}\n")[0] for name in ("stem", "deep", "head")]
+        xs, ys = (np.array([float(dot[key]) for dot in dots]) for key in ("cx", "cy"))
+        assert xs[0] == xs[2] > xs[1] and ys[1] < ys[2] < ys[0]  # y grows downwards
+        # Of a logarithmic axis: 0.4 to 0.5 to 0.9 ms.
+        expected = np.log(0.9 / 0.5) / np.log(0.5 / 0.4)
+        assert (ys[2] - ys[1]) / (ys[0] - ys[2]) == pytest.approx(expected, rel=0.01)
+        (line,) = [s for s in found.of("line") if s["class"] == "equal"]
+        at = (xs[0] - float(line["x1"])) / (float(line["x2"]) - float(line["x1"]))
+        y = float(line["y1"]) + at * (float(line["y2"]) - float(line["y1"]))
+        # At the mean rate 16,384 MACs take 702 µs.
+        us = 400 * np.exp((ys[0] - y) / (ys[0] - ys[2]) * np.log(500 / 400))
+        assert us == pytest.approx(16_384 / 41_984 * 1800, rel=0.01)
+        assert "#2" in found.texts
 
     def test_kernels_without_macs_are_compared_by_bytes_if_they_matter(self, page):
         assert "reach together, 40.0 MB/s" in page  # 8,000 bytes in 0.2 ms
@@ -240,9 +318,10 @@ class TestSamples:
 
     def test_many_samples_are_thinned_but_all_are_in_the_histogram(self):
         n = 4 * MAX_POINTS
-        data = samples_figure(samples_of(np.linspace(1.0, 1.01, n))).data
-        assert sum(len(trace.x) for trace in data if trace.type == "scatter") == MAX_POINTS
-        assert sum(sum(trace.x) for trace in data if trace.type == "bar") == n
+        found = drawn(samples_chart, samples_of(np.linspace(1.0, 1.01, n)))
+        assert len(found.of("circle", "run ")) == MAX_POINTS
+        counts = [int(bar["told"].split()[0].replace(",", "")) for bar in found.of("rect")]
+        assert sum(counts) == n
 
     def test_one_sample_is_enough(self):
         page = page_of(network(samples=samples_of([2.0])))
@@ -300,16 +379,21 @@ class TestPage:
         assert len(rows_of(page, "All kernels")) == N_ROWS
 
     def test_all_charts_are_drawn(self, page):
-        drawn = re.findall(r'Plotly\.newPlot\(\s*"(\w+)"', page)
-        assert drawn == ["timeline", "treemap", "MACs", "bytes", "samples"]
+        assert re.findall(r'class="large" role="img" aria-label="([^"]*)"', page) == [
+            "Kernels in running order", "Time by kind of kernel, as area", "Time over MACs",
+            "Time over bytes", "Time of every run",
+        ]  # fmt: skip
 
     def test_a_network_without_kernels_still_has_its_samples(self):
         page = page_of(network([]), timeline_bytes=[])
         assert "no kernel runs" in page
-        assert re.findall(r'Plotly\.newPlot\(\s*"(\w+)"', page) == ["samples"]
+        assert page.count('class="large"') == 1
 
     def test_the_same_values_give_the_same_page(self, page):
         assert page_of(network()) == page
+
+    def test_it_is_small(self, page):
+        assert len(page) < 100_000
 
 
 class Tags(HTMLParser):
@@ -344,18 +428,13 @@ class TestStrangersModels:
         tags = Tags(evil_page).found
         assert not {"img", "a"} & {tag for tag, _ in tags}
         assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
-        # One script for the library and one for each chart; plotly writes "<" as \u003c.
-        assert (
-            evil_page.count("<script")
-            == evil_page.count("</script>")
-            == 1 + len(re.findall(r"Plotly\.newPlot", evil_page))
-        )
+        assert evil_page.count("<script") == evil_page.count("</script>") == 2  # and the hints
 
-    def test_nor_are_they_in_a_charts_own_markup(self, evil_page):
-        # Plotly reads <a>, <b> and the like in texts: what is escaped is no tag to it.
-        assert r"\u003cimg" not in evil_page
-        assert r"\u003ca " not in evil_page
-        assert "&lt;img" in evil_page
+    def test_nor_are_they_in_what_is_told_of_marks(self, evil_page):
+        # The script shows them as text.
+        hints = evil_page.partition('id="hints">')[2].partition("</script>")[0]
+        assert "<" not in hints and any(EVIL in told for told in json.loads(hints))
+        assert "innerHTML" not in SCRIPT
 
     def test_nothing_is_loaded_from_elsewhere(self, evil_page):
         for tag, attributes in Tags(evil_page).found:

@@ -1,4 +1,4 @@
-"""The report in a real browser: no error, no request, nothing wider than the screen."""
+"""The pages in a real browser: no error, no request, nothing wider than the screen."""
 
 import json
 import os
@@ -9,10 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from hwnas.profile_page import profile_page
 from hwnas.report.explanation import write_explanation
 from hwnas.report.write import write_report
+from profilers.kernels import Kernel, Tensor
+from profilers.measurement import KernelLatency, NetworkMeasurement
+from profilers.overhead import Overhead
+from profilers.targets import Target
+from profilers.timing import LatencySamples
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
@@ -218,3 +225,23 @@ def test_a_script_that_got_in_all_the_same_would_not_run(page, run_folder) -> No
     page.open(path, 1280)
     assert page.run("window.harmed") is None
     assert len(page.problems()) == 1  # the browser says that it refused it
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_of_a_profile_fits_and_tells_of_its_kernels(page, tmp_path, width) -> None:
+    tensor = Tensor("float", (1, 1000))
+    relu = Kernel("Relu", (), (tensor,), (tensor,))
+    wall_ms, zeros = np.linspace(1.0, 1.1, 60), np.zeros(60, dtype=np.int64)
+    samples = LatencySamples(wall_ms, wall_ms, zeros, zeros, zeros, np.ones(60))
+    target = Target("onnxruntime-cpu", "1.31", "fp32", 1, 1, "0123456789ab", "Toy CPU")
+    kernels = tuple(KernelLatency(f"<b>{i}", relu, 0.1 + 0.2 * i, 9) for i in range(3))
+    measured = NetworkMeasurement("toy", "0f" * 32, target, samples, kernels, 5000)
+    path = tmp_path / "profile.html"
+    overhead = Overhead(per_run_ms=0.05, per_kernel_ms=0.0, n_networks=9)
+    path.write_text(profile_page(measured, overhead, timeline_bytes=[1, 2, 3]), encoding="utf-8")
+    page.open(path, width)
+    assert page.run(OUTSIDE) == []
+    page.run(SHOWN)
+    page.mouse("rect.k0[data-hint]", click=False)
+    assert page.run("document.getElementById('hint').textContent").startswith("#1 Relu<b>0\n")
+    assert page.problems() == [] and page.requests() == {path.as_uri()}

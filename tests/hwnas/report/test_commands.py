@@ -16,7 +16,7 @@ def test_report_writes_the_page_and_the_drawing_and_names_them(run_folder, capsy
 
 def test_dashboard_says_where_it_is(monkeypatch, capsys) -> None:
     asked = []
-    monkeypatch.setattr(served, "serve_dashboard", lambda run, port: asked.append((run, port)))
-    dashboard("runs/demo", port=8090)
-    assert asked == [("runs/demo", 8090)]
+    monkeypatch.setattr(served, "serve_dashboard", lambda *a, **k: asked.append((*a, k)))
+    dashboard("runs/demo", port=8090, storage="postgresql://db/x")
+    assert asked == [("runs/demo", {"port": 8090, "storage": "postgresql://db/x"})]
     assert "http://127.0.0.1:8090/dashboard" in capsys.readouterr().err

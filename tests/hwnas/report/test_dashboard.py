@@ -70,8 +70,20 @@ def test_a_folder_without_a_record_is_an_error(tmp_path, served) -> None:
         serve_dashboard(str(tmp_path), port=8126)
 
 
+def test_a_run_on_a_server_needs_that_server_to_be_named(tmp_path, served) -> None:
+    (tmp_path / "config.toml").write_text(
+        '[run]\nstorage = "postgresql+psycopg://bob@127.0.0.1:1/searches"\nstudy = "demo-1"\n'
+    )
+    with pytest.raises(RunFolderError, match="are in postgresql.*bob@127.0.0.1:1/searches: give"):
+        serve_dashboard(str(tmp_path), port=8126)
+    url = "postgresql://bob:secret@127.0.0.1:1/searches"
+    with pytest.raises(RunFolderError, match="cannot open the record .* Check the URL") as caught:
+        serve_dashboard(str(tmp_path), port=8126, storage=url)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_url_that_is_none_or_of_an_unknown_database_is_an_error(served) -> None:
-    with pytest.raises(ConfigError, match="that is no URL of a database"):
+    with pytest.raises(ConfigError, match="is no URL of a database"):
         serve_dashboard("://secret@nowhere", port=8127)
 
 

@@ -68,6 +68,54 @@ def test_a_damaged_record_is_an_error_only_where_there_is_no_table(run_folder, r
         read_run(run_folder)
 
 
+NOTED = "postgresql+psycopg://bob@127.0.0.1:1/searches"
+GIVEN = "postgresql://bob:secret@127.0.0.1:1/searches"
+
+
+def note_storage(folder, storage):
+    with (folder / "config.toml").open("a", encoding="utf-8") as file:
+        file.write(f'\n[run]\nstorage = "{storage}"\nstudy = "search"\n')
+
+
+def test_the_trials_of_a_search_that_goes_on_are_where_it_was_told_to_keep_them(run_folder):
+    keep(run_folder, "config.toml")
+    record_trials(run_folder).close()
+    (run_folder / "study.db").rename(run_folder / "elsewhere.db")
+    assert read_run(run_folder).trials.empty
+    note_storage(run_folder, run_folder / "elsewhere.db")
+    assert read_run(run_folder).trials["state"].tolist() == ["complete", "failed"]
+
+
+def test_only_the_trials_of_the_runs_own_study_are_shown(run_folder):
+    record_trials(run_folder).close()
+    with Record.open(run_folder / "study.db", SPACE, create=True, study="another") as other:
+        other.fail(other.start(Trial(7, (0, 0), None), PREDICTED, {}), "not of this run")
+    keep(run_folder, "config.toml", "study.db")
+    assert read_run(run_folder).trials["number"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("storage", "reason"),
+    [
+        (None, f"are in {NOTED}: give that as --storage, or in HWNAS_STORAGE, to read them"),
+        (GIVEN.replace("bob", "eve"), "in HWNAS_STORAGE, not postgresql.*eve@127.0.0.1:1/search"),
+        (GIVEN, r"cannot read the record .*bob@127.0.0.1:1/searches: .*[Cc]onnection refused"),
+    ],
+)
+def test_trials_that_cannot_be_read_from_a_server_are_one_message(run_folder, storage, reason):
+    note_storage(run_folder, NOTED)
+    shown = write_report(run_folder, storage=storage).read_text(encoding="utf-8")
+    assert "secret" not in shown  # all trials that were asked for are in the table
+    trials = pd.read_csv(run_folder / "trials.csv")
+    trials[:1].to_csv(run_folder / "trials.csv", index=False)
+    shown = write_report(run_folder, storage=storage).read_text(encoding="utf-8")
+    assert "There may be trials that are not shown" in shown and "secret" not in shown
+    keep(run_folder, "config.toml")
+    with pytest.raises(RunFolderError, match=reason.replace("+", r"\+")) as caught:
+        write_report(run_folder, storage=storage)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_search_that_was_just_started_has_a_page(run_folder):
     keep(run_folder, "config.toml")
     (run_folder / "study.db").touch()
