@@ -13,6 +13,7 @@ import platform
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,21 @@ from hwnas.evaluators.plan import EvaluatorPlan
 from hwnas.executors.ray_cluster import RayCluster
 from hwnas.executors.ray_profiler import target_place
 from hwnas.feasibility import Overview, overview, resolve_budgets
+from hwnas.front.final_training import train_finalists
 from hwnas.front.hold import Workplace, hold_front
 from hwnas.front.verify import Candidate, deliver
 from hwnas.guides.folder import learned_guide
 from hwnas.profiling import profile_space
 from hwnas.progress import Progress, Silent
 from hwnas.record import Record
-from hwnas.record_place import STUDY_NAME, new_study_name, parse_place, place_text
+from hwnas.record_place import STUDY_FILE, STUDY_NAME, new_study_name, parse_place, place_text
 from hwnas.record_storage import has_trials
 from hwnas.report.explain import explain_run
 from hwnas.report.explanation import write_explanation
 from hwnas.report.write import write_report
 from hwnas.run_folder import RunFolder
-from hwnas.run_trials import run_trials
+from hwnas.run_trials import past_seconds, run_trials
+from hwnas.run_workers import Workers
 from hwnas.spaces.for_data import space_for
 from hwnas.strategies import (
     NEEDS_GUIDE,
@@ -66,7 +69,7 @@ from profilers.devices import this_device
 from profilers.store import MeasurementStore
 from profilers.targets import Target, make_target
 
-PREDICTOR, STUDY = "predictor.npz", "study.db"
+PREDICTOR, STUDY = "predictor.npz", STUDY_FILE
 GUIDE = "guide"  # folder
 SMALL_INPUT = 256  # values of a channel, or steps
 DEFAULT_MEASUREMENTS = Path("runs") / "measurements.db"
@@ -146,13 +149,7 @@ class _Run:
         self.budgets = tuple(parse_budget(text) for text in config.budgets)
         # What can be told now is told now, not after minutes of measuring.
         check_strategy(config.strategy)
-        options = {"threads": config.threads, "batch": config.batch}
-        if cluster is not None:
-            self.place = target_place(cluster, config.target, precision=config.precision, **options)
-        else:
-            self.place = TargetPlace.here(
-                make_target(config.target, precision=config.precision, **options)
-            )
+        self.place = self.place_in(config.precision)
         self.target = self.place.target
         for budget in self.budgets:
             check_measurable(budget.metric, self.target)
@@ -177,11 +174,20 @@ class _Run:
             self.run["evaluator_digest"] = digest
         if predictor is not None:
             self.run["predictor"] = _file_digest(predictor)
+        self.storage = storage
         self.record_place, self.study = parse_place(out / STUDY), STUDY_NAME
         if storage is not None:
             self.record_place, self.study = parse_place(storage), _study_of(out)
             self.run |= {"storage": place_text(self.record_place), "study": self.study}
         self.command = command
+
+    def place_in(self, precision: str) -> TargetPlace:
+        """The target, run in a precision."""
+        config = self.config
+        options = {"threads": config.threads, "batch": config.batch}
+        if self.cluster is not None:
+            return target_place(self.cluster, config.target, precision=precision, **options)
+        return TargetPlace.here(make_target(config.target, precision=precision, **options))
 
     def asked(self, recipe: Recipe, epochs: float | None) -> Recipe:
         """A default recipe with what was asked for."""
@@ -240,10 +246,10 @@ class _Run:
                 trials, is_complete = self.search(problem, record)
                 write_trials(self.out, trials, record.results())
                 if not is_complete:
-                    write_report(self.out)
+                    write_report(self.out, storage=self.storage)
                     return Result(self.out, (), (), False)
                 table.use(predictor, metrics=predictor.metrics)
-                return self.deliver(trials, problem, table, predictor, store)
+                return self.deliver(trials, problem, table, predictor, store, record)
 
     def deliver(
         self,
@@ -252,11 +258,22 @@ class _Run:
         table: CostTable,
         predictor: CostPredictor,
         store: MeasurementStore,
+        record: Record,
     ) -> Result:
         """Train and verify the best of the search, write the front and the report."""
+        length = self.final_recipe.epochs / self.search_recipe.epochs
+        train = partial(
+            train_finalists,
+            plan=self.plan("training", self.final_recipe),
+            workers=Workers(self.config, self.n_threads, self.progress.say, self.cluster),
+            out=self.out,
+            progress=self.progress,
+            past_s=tuple(length * seconds for seconds in past_seconds(record)),
+            length=length,
+        )
         place = Workplace(
+            train,
             self.data,
-            self.final_recipe,
             self.target,
             predictor.latency,
             store,
@@ -280,8 +297,6 @@ class _Run:
         options = FormOptions(
             int8=config.int8, dynamic_batch=config.dynamic_batch, raw_input=config.raw_input
         )
-        if self.cluster is not None:  # forms are measured on this machine
-            options = FormOptions(int8=False, fp16=False)
         with self.folder.spending("forms_seconds"):
             deliver_forms(
                 front,
@@ -291,12 +306,13 @@ class _Run:
                 self.out,
                 options,
                 references_ms=store.references_ms(self.target),
+                open_profiler=self.place_in("fp32").open_profiler,
                 progress=self.progress,
             )
         with self.folder.spending("explain_seconds"):
             explained = explain_run(self.out, problem, table, predictor, self.asker)
             write_explanation(self.out, explained)
-        write_report(self.out)
+        write_report(self.out, storage=self.storage)
         return Result(self.out, tuple(front), tuple(held.candidates), True)
 
     def fit(self, table: CostTable, store: MeasurementStore) -> CostPredictor:
@@ -373,14 +389,7 @@ class _Run:
             self.config,
             problem,
             make_strategy(self.config.strategy, problem, seed=self.config.seed, guide=guide),
-            EvaluatorPlan(
-                self.config.evaluator,
-                self.data,
-                self.config.space,
-                self.space.fingerprint,
-                self.search_recipe,
-                self.config.seed,
-            ),
+            self.plan(self.config.evaluator, self.search_recipe),
             record,
             self.folder,
             self.progress,
@@ -391,6 +400,11 @@ class _Run:
         self.folder.spent["n_failed"] = sum(trial.failure is not None for trial in trials)
         self.folder.write()
         return trials, is_complete
+
+    def plan(self, evaluator: str, recipe: Recipe) -> EvaluatorPlan:
+        """How networks are trained, for whatever process does it."""
+        config, fingerprint = self.config, self.space.fingerprint
+        return EvaluatorPlan(evaluator, self.data, config.space, fingerprint, recipe, config.seed)
 
     def learn(self, problem: Problem) -> Guide | None:
         """What the strategy learns before the first trial; None: nothing."""

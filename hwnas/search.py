@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from hwnas.executors.errors import AccidentError, ExecutorError, failure_of
+from hwnas.executors.this_thread import ThisThreadExecutor
 from hwnas.record import Record
 from hwnas.stopping import ROUNDING, Stall
 from hwnas.strategies.base import (
@@ -34,8 +35,6 @@ from hwnas.strategies.base import (
 __all__ = ["Evaluation", "SearchEvent", "search"]
 
 EventKind = Literal["replayed", "started", "retried", "told", "exhausted", "stalled", "interrupted"]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,8 @@ def search(
     if n_workers < 1 or (n_workers > 1 and executor is None):
         raise ValueError(f"{n_workers} evaluations at once need at least one, and an executor")
     start_s = clock_s()
-    loop = _Loop(problem, strategy, evaluate, record, executor or _ThisThread(), stall, on_event)
+    executor = executor or ThisThreadExecutor()
+    loop = _Loop(problem, strategy, evaluate, record, executor, stall, on_event)
     try:
         loop.replay()
         while True:
@@ -315,19 +315,6 @@ class _Loop:
         if self._stall is not None:
             self._stall.tell(trial)
         self.trials.append(trial)
-
-
-class _ThisThread(Executor):
-    """Evaluates at once and in this thread, so that Ctrl-C ends what runs."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call `fn`; the future that is returned is done."""
-        future: Future[T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def _n_spent(trials: list[Trial]) -> float:

@@ -35,8 +35,9 @@ from hwnas.errors import ExportMismatchError
 from hwnas.evaluation import evaluate_onnx
 from hwnas.front.verify import Candidate, Trained
 from hwnas.progress import Progress, Silent, Task
+from hwnas.target_place import OpenProfiler
 from profilers.errors import ModelError
-from profilers.isolation import IsolatedProfiler
+from profilers.isolation import AnyProfiler, IsolatedProfiler
 from profilers.onnx_models import OnnxModel, load_model, make_model
 from profilers.runtimes.catalog import runtime_spec
 from profilers.targets import Target
@@ -53,6 +54,7 @@ def deliver_forms(
     options: FormOptions = FormOptions(),  # noqa: B008  (it is frozen)
     *,
     references_ms: Sequence[float] = (),
+    open_profiler: OpenProfiler | None = None,
     progress: Progress | None = None,
 ) -> list[Form]:
     """Make other forms of the networks on the front, and write down what each network is.
@@ -69,6 +71,9 @@ def deliver_forms(
         folder: The run folder.
         options: Which forms to make.
         references_ms: As `Profiler` takes them.
+        open_profiler: Opens what measures on the target, with fp32 as its precision: the files are
+            in the precision that they are to run in, and nothing is to be converted. None: a
+            process of this machine.
         progress: Where progress is shown.
 
     Returns:
@@ -80,10 +85,9 @@ def deliver_forms(
     progress = progress or Silent()
     networks = {item.name: item for item in trained}
     forms: list[Form] = []
-    # The files are in the precision that they are to run in; nothing is to be converted.
-    as_it_is = replace(target, precision="fp32")
+    open_profiler = open_profiler or partial(IsolatedProfiler, replace(target, precision="fp32"))
     with (
-        IsolatedProfiler(as_it_is, references_ms=references_ms) as profiler,
+        open_profiler(references_ms=references_ms) as profiler,
         progress.task("delivering", len(front)) as task,
     ):
         for i, member in enumerate(front):
@@ -127,7 +131,7 @@ class _Member:
         data: DataSet,
         target: Target,
         folder: Path,
-        profiler: IsolatedProfiler,
+        profiler: AnyProfiler,
     ) -> None:
         self._candidate = candidate
         self._data = data

@@ -47,6 +47,7 @@ def about_member(candidate: Candidate, data: DataSet) -> dict[str, Any]:
     """What is known of a network only when the front is judged."""
     return about_examples(data) | {
         "form": "fp32",
+        "started_from": candidate.parent,
         "accuracy": _accuracy(candidate.val_accuracy, candidate.test_accuracy, data),
         "latency_ms": {
             "measured": candidate.latency_ms,

@@ -67,6 +67,8 @@ def _summary(about: Mapping[str, Any]) -> list[str]:
     )
     if about["peak_memory_bytes"] is not None:
         operations += f", {_bytes(about['peak_memory_bytes'])} of tensors at most"
+    start = about.get("started_from")
+    training = [f"- Training: began with the weights of {_plain(start)}, grown"] if start else []
     return [
         f"A classifier of {kind}, found by a search for networks that are fast on one device.",
         "",
@@ -74,6 +76,7 @@ def _summary(about: Mapping[str, Any]) -> list[str]:
         f"- Classes: {', '.join(classes[:MAX_CLASSES])}{more}",
         f"- Size: {operations}",
         f"- Genotype: {', '.join(map(str, about['genotype'] or ())) or 'none'}",
+        *training,
     ]
 
 

@@ -22,14 +22,17 @@ def train_network(
     recipe: Recipe,
     *,
     seed: int,
+    start: Callable[[Network], None] = lambda network: None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Network, TrainingResult]:
     """A network with weights drawn from, and trained with, a seed; see `train`.
 
-    It is trained on a GPU where there is one, and handed back on the CPU.
+    It is trained on a GPU where there is one, and handed back on the CPU. `start` may change the
+    weights that were drawn, in place, before they are trained.
     """
     with seeded(seed):
         network = Network(architecture)
+    start(network)
     network.to(training_device())
     result = train(
         network,

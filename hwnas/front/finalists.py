@@ -1,55 +1,25 @@
-"""The networks that are trained to the end: which they are, their training, their weights."""
+"""Which networks are trained to the end, and their models for other batch sizes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import pandas as pd
-import torch
 
 from hwnas.baselines import baselines
 from hwnas.config import SearchConfig, read_config
-from hwnas.data import DataSet, load_data
+from hwnas.data import load_data
 from hwnas.errors import RunFolderError, unknown_name
-from hwnas.evaluators.training import train_network
 from hwnas.front.filling import MAX_SLACK
+from hwnas.front.final_training import load_weights, weights_path
 from hwnas.front.verify import BASELINE, Trained, export_candidate
-from hwnas.networks import Network
 from hwnas.pareto import best_first
-from hwnas.progress import Progress
-from hwnas.spaces.base import Architecture, Genotype
 from hwnas.spaces.for_data import space_for
 from hwnas.strategies import Trial
-from hwnas.training import Recipe, TrainingDivergedError
 from profilers.targets import make_target
-
-WEIGHTS = "weights"
-# All of these were seen when torch reads a file with bytes changed or missing.
-_DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A network that is worth a long training.
-
-    Attributes:
-        name: Of its files, without their ending.
-        architecture: What is trained.
-        genotype: None: not of the space.
-        kind: `searched` or `baseline`.
-        seed: Of its weights and its training.
-    """
-
-    name: str
-    architecture: Architecture
-    genotype: Genotype | None
-    kind: str
-    seed: int
 
 
 def choose_finalists(
@@ -104,68 +74,6 @@ def _predicted_ms(trial: Trial) -> float:
     return trial.objectives[1]
 
 
-def train_finalists(
-    finalists: Sequence[Finalist], data: DataSet, recipe: Recipe, out: Path, progress: Progress
-) -> list[Trained]:
-    """Train each to the end, or load it where that was done before.
-
-    Weights are kept as they come, so that an interruption costs one training at most.
-    """
-    trained = []
-    with progress.task("training finalists", len(finalists)) as task:
-        for i, finalist in enumerate(finalists):
-
-            def show(share: float, n_done: int = i) -> None:
-                task.update(n_done + share)
-
-            try:
-                network, note = _train_or_load(finalist, data, recipe, out, show)
-            except TrainingDivergedError as error:  # one network less, not the end of the run
-                progress.say(f"{finalist.name} is left out: {error}")
-                continue
-            trained.append(
-                Trained(
-                    finalist.name, network, finalist.architecture, finalist.genotype, finalist.kind
-                )
-            )
-            task.update(i + 1, note=f"{finalist.name} {note}")
-    return trained
-
-
-def _train_or_load(
-    finalist: Finalist,
-    data: DataSet,
-    recipe: Recipe,
-    out: Path,
-    on_progress: Callable[[float], None],
-) -> tuple[Network, str]:
-    path = out / WEIGHTS / f"{finalist.name}.pt"
-    loaded = load_weights(path, finalist.architecture)
-    if loaded is not None:
-        return loaded, "trained before"
-    network, result = train_network(
-        finalist.architecture, data, recipe, seed=finalist.seed, on_progress=on_progress
-    )
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        torch.save(network.state_dict(), part)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-        raise RunFolderError(f"cannot write {path}: {error}") from None
-    return network, f"{100 * result.validation.accuracy:.1f} %"
-
-
-def load_weights(path: Path, architecture: Architecture) -> Network | None:
-    """The trained network; None where there is none, or half a file of one."""
-    network = Network(architecture)
-    try:
-        network.load_state_dict(torch.load(path, weights_only=True))
-    except _DAMAGED:
-        return None
-    return network
-
-
 def export_again(
     folder: Path, name: str, out: Path, *, batch: int, data_path: Path | None = None
 ) -> float:
@@ -198,9 +106,10 @@ def export_again(
     else:
         genotype = tuple(json.loads(str(rows.loc[name, "genotype"])))
         architecture = space.architecture(genotype)
-    network = load_weights(folder / WEIGHTS / f"{name}.pt", architecture)
+    path = weights_path(folder, name)
+    network = load_weights(path, architecture)
     if network is None:
-        raise RunFolderError(f"{folder / WEIGHTS / name}.pt is missing or damaged")
+        raise RunFolderError(f"{path} is missing or damaged")
     target = make_target(
         config.target, threads=config.threads, precision=config.precision, batch=batch
     )

@@ -28,7 +28,8 @@ from hwnas.front.filling import (
     near_budget,
     proposals_near_budget,
 )
-from hwnas.front.finalists import Finalist, choose_finalists, train_finalists, whole_trials
+from hwnas.front.final_training import Finalist
+from hwnas.front.finalists import choose_finalists, whole_trials
 from hwnas.front.journal import FrontJournal
 from hwnas.front.mending import mended
 from hwnas.front.verify import BASELINE, FRONT, SEARCHED, Candidate, Trained, judge, verify
@@ -37,7 +38,6 @@ from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype
 from hwnas.strategies.base import Problem, Trial
 from hwnas.target_place import OpenProfiler
-from hwnas.training import Recipe
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import Device
 from profilers.store import MeasurementStore
@@ -54,8 +54,9 @@ class Workplace:
     """Where networks are trained, exported and measured.
 
     Attributes:
-        data: What they are trained and scored on.
-        recipe: Of the long training.
+        train: Trains networks to the end, or takes what was trained before; gives those that have
+            weights. No process of it is left when it returns.
+        data: What they are scored on.
         target: What they are measured on.
         predictor: Of the latency, for networks that are not of the space.
         store: Where measurements go.
@@ -68,8 +69,8 @@ class Workplace:
             `verify_seconds`.
     """
 
+    train: Callable[[Sequence[Finalist]], list[Trained]]
     data: DataSet
-    recipe: Recipe
     target: Target
     predictor: NetworkLatencyPredictor
     store: MeasurementStore
@@ -126,7 +127,7 @@ class _Front:
     Attributes:
         candidates: All that were measured.
         trained: All that were trained.
-        tried: Genotypes of all that were trained, also if they were left out.
+        finalists: All that were trained, also if they were left out, by genotype.
         n_fillings: How many of them were tried to fill the budget.
     """
 
@@ -142,7 +143,7 @@ class _Front:
         self.journal = FrontJournal(place.folder)
         self.candidates: list[Candidate] = []
         self.trained: list[Trained] = []
-        self.tried: set[Genotype] = set()
+        self.finalists: dict[Genotype, Finalist] = {}
         self.n_fillings = 0
 
     def hold(self, beside: Mapping[str, Architecture]) -> HeldFront:
@@ -158,11 +159,9 @@ class _Front:
     def add(self, finalists: Sequence[Finalist]) -> None:
         """Train, export and measure; what was done before is taken from disk."""
         place = self.place
-        self.tried.update(f.genotype for f in finalists if f.genotype is not None)
+        self.finalists |= {f.genotype: f for f in finalists if f.genotype is not None}
         with place.spending("final_training_seconds"):
-            trained = train_finalists(
-                finalists, place.data, place.recipe, place.folder, place.progress
-            )
+            trained = place.train(finalists)
         self.trained += trained
         known = {item.name: self.journal.get(item) for item in trained}
         new = [item for item in trained if known[item.name] is None]
@@ -188,7 +187,7 @@ class _Front:
     def replacements(self) -> list[Finalist]:
         """Trials of the record for the places of those that did not hold."""
         n_holding = sum(c.kind == SEARCHED and c.meets_budget for c in self.candidates)
-        n_missing = min(self.n - n_holding, 2 * self.n - (len(self.tried) - self.n_fillings))
+        n_missing = min(self.n - n_holding, 2 * self.n - (len(self.finalists) - self.n_fillings))
         chosen = choose_finalists(self.allowed(), max(0, n_missing), limit_ms=self.limit_ms)
         if chosen:
             self.place.progress.say(
@@ -208,10 +207,10 @@ class _Front:
         if unused <= MAX_SLACK or max((c.val_accuracy for c in front), default=0.0) >= 1:
             return []
         n = min(FILLINGS_AT_ONCE, n_left)
-        promising = choose_finalists(self.promising(), n - 1)
+        promising = choose_finalists(self.promising(), n - 2)
         found = [self.of_trial(trial) for trial in promising]
-        taken = self.tried | {trial.genotype for trial in promising}
-        found += [self.of_proposal(genotype) for genotype in self.proposals(taken, n - len(found))]
+        taken = {*self.finalists, *(trial.genotype for trial in promising)}
+        found += self.proposals(taken, n - len(found))
         self.n_fillings += len(found)
         if found:
             self.place.progress.say(
@@ -220,19 +219,25 @@ class _Front:
             )
         return found
 
-    def proposals(self, taken: Collection[Genotype], n: int) -> list[Genotype]:
-        """New networks near the budget: the most accurate ones grown, then what promises most."""
+    def proposals(self, taken: Collection[Genotype], n: int) -> list[Finalist]:
+        """New networks near the budget: the most accurate one grown, then what promises most.
+
+        What grows starts from its parent's weights: what it must beat, it can do already.
+        """
         problem, errors = self.mended, self.errors
         rng = np.random.default_rng([self.place.seed, self.n_fillings])
-        taken, found = set(taken), list[Genotype]()
+        taken, found = set(taken), list[Finalist]()
         for parent in sorted(errors, key=lambda genotype: (errors[genotype], genotype)):
-            if len(found) < n - 1:
+            while len(found) < max(1, n - 1):
                 grown = grown_to_budget(problem, parent, taken, rng)
-                found += [] if grown is None else [grown]
-                taken.update(found)
-        return found + proposals_near_budget(
+                if grown is None:
+                    break
+                taken.add(grown)
+                found.append(self.of_proposal(grown, self.finalists[parent]))
+        promising = proposals_near_budget(
             problem, self.trials, errors, taken, n - len(found), seed=self.place.seed
         )
+        return found + [self.of_proposal(genotype) for genotype in promising]
 
     @property
     def errors(self) -> dict[Genotype, float]:
@@ -247,7 +252,7 @@ class _Front:
 
     def allowed(self, *, near: bool = False) -> list[Trial]:
         """Trials that were not tried and by now are expected to hold; `near`: to the budget."""
-        left = [trial for trial in self.trials if trial.genotype not in self.tried]
+        left = [trial for trial in self.trials if trial.genotype not in self.finalists]
         if not left:
             return []
         genotypes = np.array([trial.genotype for trial in left], dtype=np.int64)
@@ -256,7 +261,8 @@ class _Front:
 
     def promising(self) -> list[Trial]:
         """Those near the budget that the search found no worse than most of what was tried."""
-        errors = [t.objectives[0] for t in self.trials if t.objectives and t.genotype in self.tried]
+        tried = [t for t in self.trials if t.genotype in self.finalists]
+        errors = [trial.objectives[0] for trial in tried if trial.objectives]
         usual = float(np.median(errors)) if errors else 0.0
         return [t for t in self.allowed(near=True) if t.objectives and t.objectives[0] <= usual]
 
@@ -269,9 +275,10 @@ class _Front:
             seed_of(self.place.seed, trial.number),
         )
 
-    def of_proposal(self, genotype: Genotype) -> Finalist:
+    def of_proposal(self, genotype: Genotype, parent: Finalist | None = None) -> Finalist:
         """Named by what it is: with other trials, another one may be the first."""
         architecture = self.problem.space.architecture(genotype)
         digest = architecture_digest(architecture)[:8]
         seed = seed_of(self.place.seed, int(digest, 16))
-        return Finalist(f"n{digest}", architecture, genotype, SEARCHED, seed)
+        name = f"n{digest}" + (f"-of-{parent.name.partition('-')[0]}" if parent else "")
+        return Finalist(name, architecture, genotype, SEARCHED, seed, parent)

@@ -71,6 +71,7 @@ class Candidate:
         slack: The share of the latency budget that is left unused; None: there is no such budget.
         kind: `searched` or `baseline`.
         verdict: `front`, or why it is not on it.
+        parent: Name of the network from whose weights it started; empty: from new ones.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Candidate:
     slack: float | None = None
     kind: str = SEARCHED
     verdict: str = ""
+    parent: str = ""
 
 
 FRONT_COLUMNS = tuple(Candidate.__dataclass_fields__)[:20]
@@ -102,13 +104,17 @@ FRONT_COLUMNS = tuple(Candidate.__dataclass_fields__)[:20]
 
 @dataclass(frozen=True)
 class Trained:
-    """A network and its weights, before anything is known of it on the target."""
+    """A network and its weights, before anything is known of it on the target.
+
+    `parent` is the name of the network from whose weights it started; empty: from new ones.
+    """
 
     name: str
     network: nn.Module
     architecture: Architecture
     genotype: Genotype | None
     kind: str = SEARCHED
+    parent: str = ""
 
 
 def export_candidate(trained: Trained, data: DataSet, target: Target, path: Path) -> float:
@@ -256,6 +262,7 @@ def _candidate(
         measured_high_ms=sat.high_ms,
         slack=1 - profile.latency_ms / min(limits) if limits else None,
         kind=trained.kind,
+        parent=trained.parent,
     )
     return replace(candidate, meets_budget=not _misses(candidate, problem.budgets))
 

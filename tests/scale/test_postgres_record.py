@@ -4,17 +4,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import optuna
 import pytest
 import sqlalchemy
 
+from hwnas.dashboard import serve_dashboard
 from hwnas.errors import RunFolderError
 from hwnas.record import Record
-from hwnas.record_place import parse_place
+from hwnas.record_place import parse_place, place_text
 from hwnas.record_storage import has_trials
+from hwnas.report.write import write_report
 from hwnas.strategies import Trial
 
+PASSWORD = "from-the-tests"
 PREDICTED = {"latency_ms": 1.5, "high_ms": 1.65}
 GENOTYPES = [(i % 2, 0, 0, 0, 0, 0) for i in range(8)]
 # A process that opens a record as a search does, says so, and waits to be told to end.
@@ -98,6 +102,50 @@ def test_searches_share_a_database_but_not_a_study(open_record, database):
             assert len(reader.trials()) == 2
     with open_record("own") as own:  # and again, now that it has ended
         assert len(own.trials()) == 2
+
+
+@pytest.fixture
+def run_folder(database, tmp_path):
+    """A run that keeps the study `own` in the test's database, and has written nothing else."""
+    noted = place_text(parse_place(database))
+    (tmp_path / "config.toml").write_text(
+        f'[search]\ntrials = 8\n\n[run]\nstorage = "{noted}"\nstudy = "own"\n'
+    )
+    return tmp_path
+
+
+def test_the_report_of_a_search_that_goes_on_shows_its_own_trials(
+    open_record, run_folder, database
+):
+    with open_record() as record, open_record("other") as other:
+        write(record)
+        other.fail(start(other, 4), "ValueError: of another run")
+        page = write_report(run_folder, storage=database).read_text()
+    assert "the best of 1 trial so far: 75.0 % validation accuracy" in page
+    assert "ValueError: diverged" in page and "of another run" not in page
+    assert "The record holds 2 of the 8 trials asked for." in page and PASSWORD not in page
+    with pytest.raises(RunFolderError, match="give that as --storage, or in HWNAS_STORAGE"):
+        write_report(run_folder)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # optuna's, of what it could not write
+def test_the_dashboard_of_a_run_reads_the_server_and_cannot_change_it(
+    open_record, run_folder, database, monkeypatch
+):
+    served = []
+    module = ModuleType("optuna_dashboard")
+    module.run_server = lambda storage, **_: served.append(storage)
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", module)
+    with open_record() as record:
+        write(record)
+        serve_dashboard(str(run_folder), port=8123, storage=database)
+        (storage,) = served
+        (study,) = storage.get_all_studies()
+        assert study.study_name == "own" and len(storage.get_all_trials(study._study_id)) == 3
+        with pytest.raises(optuna.exceptions.StorageInternalError):
+            storage.delete_study(study._study_id)
+        storage.engine.dispose()
+        assert len(record.trials()) == 2
 
 
 def test_a_killed_search_lets_go_of_its_study_at_once(database):

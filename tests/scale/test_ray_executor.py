@@ -2,17 +2,25 @@
 
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from hwnas.config import SearchConfig
 from hwnas.data import load_data
+from hwnas.evaluators import training
 from hwnas.evaluators.plan import EvaluatorPlan, evaluate, prepare
 from hwnas.executors.errors import AccidentError, EvaluationFailedError, ExecutorError
 from hwnas.executors.limits import Limits
 from hwnas.executors.ray_cluster import RayCluster
 from hwnas.executors.ray_executor import RayExecutor, TrialResources
+from hwnas.front.final_training import Finalist, train_finalists
+from hwnas.progress import Silent
+from hwnas.run_workers import Workers
 from hwnas.spaces.for_data import space_for
 from hwnas.strategies import Trial
 from hwnas.training import Recipe
@@ -80,6 +88,30 @@ def test_trials_run_on_all_nodes_and_say_where(ray_cluster, make_executor):
     assert set(nodes) == {ray_cluster.head, ray_cluster.target}
     assert sorted(started()) == [0, 1, 2, 3]
     assert set(shares) <= {(i, 0.5) for i in range(4)} and shares
+
+
+def test_finalists_are_trained_on_the_nodes_to_the_same_weights(
+    cluster, plan, tmp_path, monkeypatch
+):
+    plan = replace(plan, evaluator="training")
+    space = space_for("mlp", plan.data)
+    rows = [tuple(row) for row in space.sample(np.random.default_rng(0), 3).tolist()]
+    finalists = [
+        Finalist(f"t{i}", space.architecture(row), row, "searched", i) for i, row in enumerate(rows)
+    ]
+
+    def trained(name, **options):
+        (tmp_path / name).mkdir()
+        workers = Workers(SearchConfig(**options), 1, print, cluster)
+        found = train_finalists(finalists, plan, workers, tmp_path / name, Silent())
+        return [item.network.state_dict() for item in found]
+
+    here = trained("here", workers=0)
+    monkeypatch.setattr(training, "train", None)  # of this process
+    there = trained("there", executor="ray")
+    assert len(there) == 3
+    for one, other in zip(here, there, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_trial_of_a_node_that_dies_runs_again_on_another(ray_cluster, make_executor, extra_node):

@@ -171,6 +171,8 @@ def test_a_whole_search_measures_on_the_target_and_trains_everywhere(
     assert driver.returncode == 0, (tmp_path / "stderr.txt").read_text()
     run = tmp_path / "run"
     assert json.loads(out)["is_complete"] and len(pd.read_csv(run / "front.csv")) >= 1
+    forms = pd.read_csv(run / "forms.csv")
+    assert set(forms["form"]) == {"int8"} and (forms["latency_ms"] > 0).all()
     assert not (run / "study.db").exists()
     text = (run / "config.toml").read_text()
     study = next(line for line in text.splitlines() if line.startswith("study ="))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hwnas.delivery import FormOptions, deliver_forms, making
+from hwnas.delivery import FormOptions, deliver, deliver_forms, making
 from hwnas.delivery.metadata import read_about
 from hwnas.evaluation import evaluate_onnx
 from hwnas.export import run_onnx
@@ -208,6 +208,19 @@ def test_forms_that_are_of_no_use_on_the_target_are_not_made(run_folder, made_up
     assert {form.form for form in forms} == {"fp16"}
     card = (run.folder / "front" / "t000.md").read_text()
     assert "- int8: not on this target, onnxruntime-cuda computes in fp32 and fp16 only." in card
+
+
+def test_forms_are_measured_where_the_caller_says(run_folder, made_up_latencies, monkeypatch):
+    elsewhere, opened = deliver.IsolatedProfiler, []
+    monkeypatch.setattr(deliver, "IsolatedProfiler", None)  # of this machine
+
+    def open_profiler(*, references_ms):
+        opened.append(references_ms)
+        return elsewhere(make_target())
+
+    forms = delivered(run_folder, open_profiler=open_profiler, references_ms=[0.1])
+    assert opened == [[0.1]] and {form.form for form in forms} == {"int8"}
+    assert all(form.latency_ms == 0.02 for form in forms)
 
 
 def test_an_empty_front_has_no_forms(run_folder, made_up_latencies):

@@ -37,10 +37,17 @@ class Lab:
         self.left_out, self.diverged = set(), set()
         self.trained, self.measured, self.said, self.spent = [], [], [], []
 
-    def train(self, finalists, data, recipe, out, progress):
+    def train(self, finalists):
         self.trained.append([f.name for f in finalists])
         return [
-            Trained(f.name, same_network(), f.architecture, f.genotype, f.kind)
+            Trained(
+                f.name,
+                same_network(),
+                f.architecture,
+                f.genotype,
+                f.kind,
+                f.parent.name if f.parent else "",
+            )
             for f in finalists
             if f.name not in self.diverged
         ]
@@ -67,7 +74,7 @@ class Lab:
             peak_memory_bytes=None, params=1, macs=1, parity_max_abs_error=0.0,
             meets_budget=1.05 * ms <= LIMIT_MS, genotype=item.genotype,
             measured_low_ms=0.95 * ms, measured_high_ms=1.05 * ms, slack=1 - ms / LIMIT_MS,
-            kind=item.kind,
+            kind=item.kind, parent=item.parent,
         )  # fmt: skip
 
     def hold(self, trials, n=4, **changes):
@@ -80,7 +87,7 @@ class Lab:
         progress = Silent()
         progress.say = said.append
         place = Workplace(
-            None, None, None, None, None, None, self.folder, 0, progress, spending
+            self.train, None, None, None, None, None, self.folder, 0, progress, spending
         )  # fmt: skip
         problem = changes.get("problem", self.toy.problem)
         plain = {"plain-cnn": SimpleNamespace()}
@@ -101,7 +108,6 @@ def same_network():
 @pytest.fixture
 def lab(make_toy, tmp_path, monkeypatch):
     found = Lab(make_toy(2, 2, limit_ms=LIMIT_MS), tmp_path)
-    monkeypatch.setattr(front_module, "train_finalists", found.train)
     monkeypatch.setattr(front_module, "verify", found.verify)
     monkeypatch.setattr(
         front_module, "architecture_digest", lambda a: f"{abs(hash(a.blocks)):016x}"
@@ -190,6 +196,11 @@ def test_unused_latency_is_filled_by_new_networks_near_the_budget(lab):
     assert near_budget(lab.toy.problem).is_feasible(np.array([c.genotype for c in new])).all()
     slowest = max(on_front(found), key=lambda c: c.latency_ms)
     assert slowest in new and slowest.slack <= MAX_SLACK
+    grown = [c for c in new if c.parent]
+    trained = [c for c in found if c not in new and c.genotype]
+    best = max(trained, key=lambda c: c.val_accuracy)
+    assert grown and {c.parent for c in grown} == {best.name}
+    assert all(c.name.endswith(f"-of-{best.name}") for c in grown) and grown != new
     assert "% of the latency budget is unused; tried as well: 3 nearer to it" in lab.said[0]
 
 

@@ -133,7 +133,7 @@ def test_the_delivered_front_has_these_columns_and_rows_fastest_first(tmp_path):
     left = sorted(path.name for path in (tmp_path / "candidates").iterdir())
     assert left == ["plain.onnx", "worse.onnx"]
     everyone = pd.read_csv(tmp_path / "candidates.csv")
-    assert list(everyone.columns) == [*COLUMNS, "kind", "verdict"]
+    assert list(everyone.columns) == [*COLUMNS, "kind", "verdict", "parent"]
     assert list(everyone["name"]) == ["fast", "worse", "slow", "plain"]
     assert all((tmp_path / path).exists() for path in everyone["onnx"])
 
