@@ -16,26 +16,20 @@ from typing import Any
 
 import pandas as pd
 
+from hwnas.bench.shared_predictor import shared_predictor
 from hwnas.config import CONFIG, SearchConfig, read_config
-from hwnas.cost import CostTable
-from hwnas.cost_fit import fit_costs
-from hwnas.data import load_data
-from hwnas.errors import ConfigError, RunFolderError
-from hwnas.profiling import profile_space
+from hwnas.errors import ConfigError
 from hwnas.progress import Progress
 from hwnas.run import run_search
-from hwnas.spaces.for_data import space_for
-from predictors.files import save_predictor
 from profilers.isolation import IsolatedProfiler
 from profilers.onnx_models import load_model
-from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
 from profilers.targets import Target, make_target
 from profilers.timing import LatencySamples
 
 __all__ = ["bench_front"]
 
-PREDICTOR, AGAIN = "predictor.npz", "again.json"
+AGAIN = "again.json"
 SECONDS = 1.0  # for each network that is measured again
 MAX_TRIES = 3  # while the machine disturbs it
 
@@ -82,7 +76,7 @@ def bench_front(
         config.target, threads=config.threads, precision=config.precision, batch=config.batch
     )
     start = time.perf_counter()
-    predictor = _predictor(config, target, out, measurements, progress)
+    predictor = shared_predictor(config, target, out, measurements, progress)
     runs = [(percentile, seed) for percentile in percentiles for seed in range(n_searches)]
     with progress.task("searches", len(runs)) as task:
         for i, (percentile, seed) in enumerate(runs):
@@ -120,26 +114,6 @@ def bench_front(
 
 def _folder(out: Path, percentile: float, seed: int) -> Path:
     return out / f"p{percentile:g}-{seed}"
-
-
-def _predictor(
-    config: SearchConfig, target: Target, out: Path, measurements: Path, progress: Progress
-) -> Path:
-    """The predictor that all searches use; fitted when it is not there yet."""
-    path = out / PREDICTOR
-    if path.exists():
-        return path
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot create {out}: {error.strerror or error}") from None
-    data = load_data(config.data, path=Path(config.data_path) if config.data_path else None)
-    space = space_for(config.space, data)
-    with MeasurementStore(measurements) as store:
-        found = profile_space(space, target, store, n_networks=config.networks, progress=progress)
-        table = CostTable(space, Profiler(target), store)
-        save_predictor(fit_costs(found, table, store, level=config.level), path)
-    return path
 
 
 def _measured_again(

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from hwnas.cli import (
+    bench_baselines,
     bench_front,
     bench_predictor,
     bench_search,
+    bench_strategies,
+    bench_supernet,
     bench_transfer,
     bench_workers,
 )
@@ -133,6 +136,9 @@ def profiler(
 
 app.command("search")(bench_search.search)
 app.command("front")(bench_front.front)
+app.command("strategies")(bench_strategies.strategies)
+app.command("supernet")(bench_supernet.supernet)
+app.command("baselines")(bench_baselines.baselines)
 app.command("transfer")(bench_transfer.transfer)
 app.command("predictor")(bench_predictor.predictor)
 app.command("workers")(bench_workers.workers)

@@ -81,7 +81,9 @@ def asked(monkeypatch):
     monkeypatch.setattr(bench, "run_search", run_search)
     monkeypatch.setattr(bench, "IsolatedProfiler", Profiler)
     monkeypatch.setattr(bench, "load_model", load_model)
-    monkeypatch.setattr(bench, "_predictor", lambda config, target, out, *others: out / "p.npz")
+    monkeypatch.setattr(
+        bench, "shared_predictor", lambda config, target, out, *others: out / "p.npz"
+    )
     return found
 
 
@@ -157,7 +159,13 @@ def test_searches_of_a_real_space_are_run_and_measured_again(
     monkeypatch.setitem(catalog.SPACES, "tiny", make_tiny_space)
     monkeypatch.setitem(profiling.profile_space.__kwdefaults__, "seconds", 0.1)
     config = SearchConfig(
-        space="tiny", trials=6, finalists=2, search_epochs=0.25, final_epochs=0.5, networks=12
+        space="tiny",
+        trials=6,
+        finalists=2,
+        search_epochs=0.25,
+        final_epochs=0.5,
+        networks=12,
+        workers=0,
     )
     asked = {"percentiles": (75,), "n_searches": 1, "measurements": tmp_path / "m.db"}
     record = bench_front(config, tmp_path / "out", **asked, progress=Silent())
