@@ -60,11 +60,10 @@ def supernet(
     """Spearman between the accuracies of subnets with inherited weights and trained alone.
 
     A supernet for each seed, subnets spread over the MACs, accuracies on validation. Ctrl-C at any
-    time: what is done is kept, and the same command goes on. Seeds can run side by side:
+    time: what is done is kept, and the same command goes on. Seeds can run side by side, with
+    [bold]--seed 0[/bold] and [bold]--seed 1[/bold]; [bold]--seeds 2[/bold] then puts them together.
 
-    [bold]hwnas bench supernet --out DIR --seed 0[/bold] and [bold]--seed 1[/bold], then
-
-    [bold]hwnas bench supernet --out DIR --seeds 2 --json[/bold] puts them together.
+    Example: [bold]hwnas bench supernet --data fashion-mnist --minutes 20 --seeds 2[/bold]
     """
     from hwnas.bench.supernet import bench_supernet
     from hwnas.bench.supernet_seed import SupernetStudy

@@ -28,7 +28,8 @@ from profilers.store import MeasurementStore
 from profilers.targets import make_target
 
 COMMANDS = ["device", "profile", "fit", "predict", "space", "search", "export", "evaluate",
-            "report", "dashboard", "bench cost", "bench workers", "bench front"]  # fmt: skip
+            "report", "dashboard", "bench cost", "bench workers", "bench front",
+            "bench strategies", "bench supernet", "bench baselines"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,7 @@ def test_the_installed_command_helps_and_says_its_version():
 
 MISTAKES = {
     # command line: words of the message
+    "bench strategies --strategies rando": "unknown strategy 'rando'",
     "profile text.onnx": "text.onnx is not a readable ONNX model",
     "profile missing.onnx": "cannot read missing.onnx: No such file",
     "profile dynamic.onnx": "dynamic shape 1×3×height×8; a latency needs a static one: give",
