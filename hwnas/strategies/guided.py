@@ -27,10 +27,12 @@ from hwnas.strategies.base import Costs, FloatArray, Problem, Trial
 from hwnas.strategies.belief import Belief, Target, learn_target
 from hwnas.strategies.description import Description
 from hwnas.strategies.proposals import ENUMERABLE_SIZE, Proposals, as_genotype
+from hwnas.strategies.surrogate import GaussianProcess
 
 __all__ = ["Guided"]
 
 N_DRAWS = 4096  # candidates for the first proposals
+N_OFFERED = 32  # of those, from each part by latency; one of them is proposed
 N_POOL = 2048  # uniform draws beside those that the inner evolution breeds
 N_ROUNDS, N_CHILDREN, N_PARENTS = 5, 512, 64  # the inner evolution
 N_BEST = 64  # of the candidates by gain; the first that is new is proposed
@@ -47,7 +49,8 @@ class Guided:
     Args:
         problem: What to search.
         seed: Decides all randomness, together with the number of the proposal.
-        n_initial: Proposals before the models are used: random, spread over predicted latency.
+        n_initial: Proposals before the models are used: spread over predicted latency, and unlike
+            each other.
 
     Attributes:
         n_weighed: Candidates whose gain was computed for the last proposal.
@@ -90,7 +93,12 @@ class Guided:
 
     @cached_property
     def _initial(self) -> GenotypeArray:
-        """Random feasible genotypes, one from each of as many equal parts by latency."""
+        """Feasible genotypes, one from each of as many equal parts by latency, unlike each other.
+
+        Of those that are drawn from a part, it is the one that the others so far say least about,
+        as networks are believed to be alike before anything was learnt: a kind that none of the
+        first is of would be found late.
+        """
         rng = self._proposals.rng(number=0)
         drawn, costs = self._proposals.feasible(self.problem.space.sample(rng, N_DRAWS))
         if len(drawn) <= self.n_initial:
@@ -98,8 +106,15 @@ class Guided:
         # Without predicted latencies all are NaN, and the order is random.
         order = np.lexsort((rng.random(len(drawn)), costs.latency_ms))
         edges = np.linspace(0, len(drawn), self.n_initial + 1).astype(np.int64)
-        chosen = order[rng.integers(edges[:-1], edges[1:])]
-        initial: GenotypeArray = drawn[rng.permutation(chosen)]
+        # As written, not as used: nothing says yet that a cut edge does not matter.
+        inputs = self._description.inputs(drawn, costs, "written")
+        prior = GaussianProcess(next(iter(self._description.encodings.values())))
+        chosen: list[int] = []
+        for part in rng.permutation(self.n_initial):
+            offered = order[rng.integers(edges[part], edges[part + 1], size=N_OFFERED)]
+            doubt = prior.fit(inputs[chosen], inputs[offered]).variance
+            chosen.append(int(offered[doubt.argmax()]))
+        initial: GenotypeArray = drawn[chosen]
         return initial
 
     def _best_candidate(self, rng: np.random.Generator) -> Genotype | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
@@ -87,7 +87,6 @@ class GaussianProcess:
         logs = [(np.log(factor).ravel(), 0.3) for factor in encoding.factors]
         self._prior = np.concatenate([mean for mean, _ in (*heads, *logs)])
         self._spread = np.concatenate([np.full(len(m), spread) for m, spread in (*heads, *logs)])
-        self._vector = self._prior.copy()
         self.loss_ = np.inf
         # Far outside of the prior a kernel of few trials need not have a Cholesky root.
         reach = 3 * self._spread
@@ -95,6 +94,7 @@ class GaussianProcess:
         sizes = [len(mean) for mean, _ in (*heads, *logs)]
         ends = np.cumsum(sizes).tolist()
         self._views = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        self._use(self._prior)
 
     def learn(self, inputs: FloatArray, values: FloatArray) -> GaussianProcess:
         """Find the parameters of largest posterior density, starting from the prior.
@@ -113,7 +113,7 @@ class GaussianProcess:
             bounds=self._bounds,
             options={"maxiter": self.n_steps},
         )
-        self._vector = found.x
+        self._use(found.x)
         self.loss_ = float(found.fun) + len(values) * np.log(scale)
         return self
 
@@ -124,13 +124,21 @@ class GaussianProcess:
             inputs: Of the trials, `(n, k)`.
             candidates: Of the networks that will be asked about each time, `(m, same)`.
         """
-        p = self._parameters(self._vector)
-        kernel = self._kernel(p, inputs, inputs)
-        kernel[np.diag_indices_from(kernel)] += np.exp(2 * p.noise) + JITTER
+        kernel = self._kernel(inputs, inputs)
+        kernel[np.diag_indices_from(kernel)] += self._noise + JITTER
         root = cholesky(kernel, lower=True)
-        reduced = solve_triangular(root, self._kernel(p, inputs, candidates), lower=True)
-        variance = self._diagonal(p, candidates) - np.einsum("ij,ij->j", reduced, reduced)
+        reduced = solve_triangular(root, self._kernel(inputs, candidates), lower=True)
+        variance = self._diagonal(candidates) - np.einsum("ij,ij->j", reduced, reduced)
         return Posterior(self, inputs, root, candidates, (reduced,), variance)
+
+    def _use(self, vector: FloatArray) -> None:
+        """Take parameters, and compute once what predictions need of them again and again."""
+        p = self._parameters(vector)
+        self._amplitude = p.amplitude
+        self._noise = float(np.exp(2 * p.noise))
+        self._log_product = self._log_blocks(p)
+        self._lines = np.sum(self._linear(p), axis=0)
+        self._scales = self._measures(p)
 
     def _parameters(self, vector: FloatArray) -> _Parameters:
         heads, smooth, straight, lengths, shares, *factors = (vector[v] for v in self._views)
@@ -188,23 +196,25 @@ class GaussianProcess:
             measures.append((whole, np.repeat(own, part.sizes), *amplitudes))
         return measures
 
-    def _kernel(self, p: _Parameters, a: FloatArray, b: FloatArray) -> FloatArray:
+    def _kernel(self, a: FloatArray, b: FloatArray, dtype: DTypeLike = np.float64) -> FloatArray:
         n = self.encoding.n_columns
-        kernel = a[:, :n] @ self._log_blocks(p) @ b[:, :n].T
-        kernel += 2 * p.amplitude
+        a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+        kernel: FloatArray = a[:, :n] @ self._log_product.astype(dtype) @ b[:, :n].T
+        kernel += 2 * self._amplitude
         np.exp(kernel, out=kernel)
-        kernel += a[:, :n] @ sum(self._linear(p)) @ b[:, :n].T
-        for columns, lengths, smooth, straight in self._measures(p):
+        kernel += a[:, :n] @ self._lines.astype(dtype) @ b[:, :n].T
+        for columns, lengths, smooth, straight in self._scales:
+            scale = (1 / lengths).astype(dtype)
             kernel += straight * (a[:, columns] @ b[:, columns].T)
-            kernel += smooth * _bell(a[:, columns] / lengths, b[:, columns] / lengths)
+            kernel += smooth * _bell(a[:, columns] * scale, b[:, columns] * scale)
         return kernel
 
-    def _diagonal(self, p: _Parameters, inputs: FloatArray) -> FloatArray:
+    def _diagonal(self, inputs: FloatArray) -> FloatArray:
         encoded = inputs[:, : self.encoding.n_columns]
-        logs = encoded @ np.diag(self._log_blocks(p))
-        linear = np.einsum("ij,ij->i", encoded @ sum(self._linear(p)), encoded)
-        diagonal: FloatArray = np.exp(logs + 2 * p.amplitude) + linear
-        for columns, _, smooth, straight in self._measures(p):
+        logs = encoded @ np.diag(self._log_product)
+        linear = np.einsum("ij,ij->i", encoded @ self._lines, encoded)
+        diagonal: FloatArray = np.exp(logs + 2 * self._amplitude) + linear
+        for columns, _, smooth, straight in self._scales:
             diagonal += smooth + straight * (inputs[:, columns] ** 2).sum(axis=1)
         return diagonal
 
@@ -299,15 +309,14 @@ class Posterior:
 
     def extended(self, inputs: FloatArray) -> Posterior:
         """Condition on one more trial, `(k,)`."""
-        model, p = self.model, self.model._parameters(self.model._vector)
-        row = inputs[None]
+        model, row = self.model, inputs[None]
         n = len(self.root)
-        step = solve_triangular(self.root, model._kernel(p, self.inputs, row)[:, 0], lower=True)
-        own = float(model._diagonal(p, row)[0]) + np.exp(2 * p.noise) + JITTER
+        step = solve_triangular(self.root, model._kernel(self.inputs, row)[:, 0], lower=True)
+        own = float(model._diagonal(row)[0]) + model._noise + JITTER
         height = np.sqrt(max(own - float(step @ step), JITTER))
         root = np.zeros((n + 1, n + 1))
         root[:n, :n], root[n, :n], root[n, n] = self.root, step, height
-        new = model._kernel(p, row, self.candidates)[0] - self._project(step)
+        new = model._kernel(row, self.candidates)[0] - self._project(step)
         new /= height
         first, *later = self.reduced
         return replace(
@@ -328,20 +337,19 @@ class Posterior:
         """
         target, mean, scale = _standardised(values)
         weights = solve_triangular(self.root, target, lower=True)
-        deviation = np.sqrt(np.maximum(self.variance, 0.0) + self._noise)
+        deviation = np.sqrt(np.maximum(self.variance, 0.0) + self.model._noise)
         return self._project(weights) * scale + mean, deviation * scale
 
     def predict_at(self, inputs: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The same for other networks, `(j, k)`."""
-        model, p = self.model, self.model._parameters(self.model._vector)
-        reduced = solve_triangular(self.root, model._kernel(p, self.inputs, inputs), lower=True)
-        variance = model._diagonal(p, inputs) - np.einsum("ij,ij->j", reduced, reduced)
+        """The same for other networks, `(j, k)`, in single precision: most time goes here."""
+        kernel = self.model._kernel(
+            inputs, self.inputs, np.float32
+        ).T  # as LAPACK wants it: no copy
+        root = self.root.astype(np.float32)
+        reduced = solve_triangular(root, kernel, lower=True, overwrite_b=True, check_finite=False)
+        variance = self.model._diagonal(inputs) - np.einsum("ij,ij->j", reduced, reduced)
         other = replace(self, candidates=inputs, reduced=(reduced,), variance=variance)
         return other.predict(values)
-
-    @property
-    def _noise(self) -> float:
-        return float(np.exp(2 * self.model._parameters(self.model._vector).noise))
 
     def _project(self, weights: FloatArray) -> FloatArray:
         """`weights @ reduced`, `(m,)`."""

