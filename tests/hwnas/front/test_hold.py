@@ -247,3 +247,12 @@ def test_after_an_interruption_only_what_was_not_written_down_is_measured(lab, m
     lab.hold(trials, n=4)
     names = [name for names in lab.measured for name in names]
     assert len(names) == len(set(names))
+
+
+def test_of_equally_accurate_networks_the_slowest_grows(lab):
+    lab.accuracy = lambda genotype: 0.9
+    found = lab.hold(trials_between(lab, 0.1, 0.25, 12), n=4)
+    trained = [c for c in found if c.genotype and not c.name.startswith("n")]
+    grown = [c for c in found if c.parent]
+    slowest = max(trained, key=lambda c: c.latency_ms)
+    assert grown and grown[0].parent == slowest.name
