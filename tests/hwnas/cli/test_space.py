@@ -107,7 +107,7 @@ def test_the_data_say_what_the_space_is_made_for(show):
         (("mobile", "--input", "1x8x8", "--classes", "2", "--data", "digits"), "needs --classes"),
         (("mobile", "--classes", "2"), "goes with --input; --data knows it"),
         (("mobile", "--vocabulary", "9"), "goes with --input; --data knows it"),
-        (("mobile", "--input", "16", "--classes", "2", "--vocabulary", "9"), "needs numbers, but"),
+        (("mobile", "--input", "16", "--classes", "2", "--vocabulary", "9"), "is for images, but"),
         (("mobile", "--input", "large", "--classes", "2"), "'large' is not like 3x224x224"),
         (("mobile", "--input", "1x0x8", "--classes", "2"), "'1x0x8' is not like 3x224x224"),
         (("mobile", "--input", "1x8x9", "--classes", "2"), "does not fit this data"),

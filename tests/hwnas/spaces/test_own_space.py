@@ -135,7 +135,10 @@ def test_a_space_of_token_ids_is_told_how_many_there_are(folder):
     assert space.choices[0].options == (8, 50) and space.architecture((0,)).input_type == "int64"
     with pytest.raises(ConfigError, match="needs token ids, but these are numbers"):
         make_space("tokens.py:space", (16,), 2)
+    (folder / "numbers.py").write_text(OWN_SPACE)
     with pytest.raises(ConfigError, match="needs numbers, but these are token ids"):
+        make_space("numbers.py:space", (16,), 2, vocabulary=50)
+    with pytest.raises(ConfigError, match="is for images, but these data are token sequences"):
         make_space("mobile", (16,), 2, vocabulary=50)
 
 
