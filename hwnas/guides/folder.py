@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +33,11 @@ VERSION = 1
 TRIALS_SHARE = 0.5  # of what the trials would cost, if nothing else is said
 N_TIMED, TIMED_STEPS = 4, 12  # networks, and steps of each
 OVERHEAD = 1.3  # of a step on shared weights over that of a network alone
+# A lesson is begun again, shorter, if it would take so many times what is left; known after this
+# share of the time, and while this share of the lesson is not done. Twice at most: of some learners
+# the shortest lesson is too long.
+TOLERATED, SURE_FROM, TOO_LATE, MAX_AGAIN = 1.2, 0.05, 0.5, 2
+MIN_LEFT = 0.01  # of the seconds
 
 
 def learned_guide(
@@ -61,7 +68,8 @@ def learned_guide(
         seed: Of all that is random.
         epochs: What it may cost, as passes of train through one network; None: half of what
             `n_trials` would, but no longer than `seconds`.
-        seconds: See `epochs`; how long that is, is measured once. None: no limit.
+        seconds: See `epochs`; how long that is, is measured on single networks, and again on the
+            lesson itself, which begins anew if it was too long. None: no limit.
         on_progress: Called with the share that is done; what it raises ends the learning.
 
     Raises:
@@ -80,23 +88,75 @@ def learned_guide(
             if seconds is not None:
                 epochs = min(epochs, _affordable_epochs(problem, data, recipe, seconds, seed))
         plan = {"version": VERSION, "identity": identity, "epochs": epochs}
-        for other in (GUIDE, SUPERNET):
-            (folder / other).unlink(missing_ok=True)
-        _write(folder / PLAN, plan)
+        (folder / GUIDE).unlink(missing_ok=True)
+        _begin(folder, plan)
+    else:
+        seconds = None  # what an interrupted call has spent of them is not known
     found = _read(folder / GUIDE)
     if found is not None:
         return _checked(folder / GUIDE, found, problem)
-    lesson = Lesson(
-        problem,
-        data,
-        replace(recipe, epochs=float(plan["epochs"])),
-        seed,
-        folder / SUPERNET,
-        on_progress,
-    )
-    guide = learn_guide(name, lesson)
-    _write(folder / GUIDE, guide.to_json())
-    return guide
+    watch = _Watch(seconds, on_progress)
+    while True:
+        recipe = replace(recipe, epochs=float(plan["epochs"]))
+        try:
+            guide = learn_guide(
+                name, Lesson(problem, data, recipe, seed, folder / SUPERNET, watch.on_progress)
+            )
+        except _TooSlowError as error:
+            plan["epochs"] *= watch.begin_again(error.seconds)
+            _begin(folder, plan)
+        else:
+            _write(folder / GUIDE, guide.to_json())
+            return guide
+
+
+class _TooSlowError(Exception):
+    """A lesson would take so many `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class _Watch:
+    """Ends lessons that would take much longer than there is time for, early in them.
+
+    Steps of networks alone do not tell all that a learner does: some look at the latencies of all
+    options, or run several of them beside each other.
+    """
+
+    def __init__(self, seconds: float | None, on_progress: Callable[[float], None]) -> None:
+        self._left = math.inf if seconds is None else seconds
+        self._least = MIN_LEFT * self._left
+        self._again = 0
+        self._on_progress = on_progress
+        self._began = time.monotonic()
+
+    def on_progress(self, done: float) -> None:
+        """Tell of the progress.
+
+        Raises:
+            _TooSlowError: The lesson should be a shorter one.
+        """
+        spent = time.monotonic() - self._began
+        is_known = spent > SURE_FROM * self._left and 0 < done < TOO_LATE
+        if is_known and self._again < MAX_AGAIN:
+            whole = spent / done
+            if whole > TOLERATED * self._left:
+                raise _TooSlowError(whole)
+        self._on_progress(done)
+
+    def begin_again(self, whole: float) -> float:
+        """By what to shorten a lesson that would take `whole` seconds, to end in what is left."""
+        self._left = max(self._left - (time.monotonic() - self._began), self._least)
+        self._began = time.monotonic()
+        self._again += 1
+        return self._left / whole
+
+
+def _begin(folder: Path, plan: dict[str, Any]) -> None:
+    (folder / SUPERNET).unlink(missing_ok=True)
+    _write(folder / PLAN, plan)
 
 
 def _affordable_epochs(

@@ -68,6 +68,44 @@ def test_time_is_measured_on_networks_of_the_space(learn, lessons):
     assert 0 < lessons[0].recipe.epochs < 50_000
 
 
+@pytest.fixture
+def steps(monkeypatch):
+    """Epochs that a made-up learner learned for: 10 s for each, at least 1 s in all."""
+    epochs, now = [], [0.0]
+
+    def note(name, lesson):
+        epochs.append(lesson.recipe.epochs)
+        for step in range(1, 101):
+            now[0] += max(lesson.recipe.epochs / 10, 0.01)
+            lesson.on_progress(step / 100)
+        return Guide(((0, 0, 0),), (0.5,))
+
+    monkeypatch.setattr(module, "learn_guide", note)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "_affordable_epochs", lambda *given: 10.0)
+    return epochs
+
+
+def test_a_lesson_that_would_take_too_long_begins_anew(learn, steps, tmp_path):
+    seen = []
+    learn(n_trials=100, seconds=20.0, on_progress=seen.append)
+    # 10 epochs would take 100 s: known after 2 of 20; 1.8 epochs fit into the rest.
+    assert steps == [10.0, pytest.approx(1.8, rel=0.02)]
+    assert seen[-1] == 1.0 and seen.index(0.01) == 0
+    assert json.loads((tmp_path / "guide" / "plan.json").read_text())["epochs"] == steps[1]
+
+
+def test_a_lesson_that_cannot_be_short_enough_is_learned(learn, steps):
+    learn(n_trials=100, seconds=0.01)
+    assert len(steps) == 3 and steps[-1] < 1e-4
+
+
+def test_a_lesson_goes_on_if_its_length_was_asked_for_or_is_no_problem(learn, steps):
+    learn(epochs=10.0, n_trials=100)
+    learn(seconds=90.0, n_trials=100, seed=1)  # 100 s are little more
+    assert steps == [10.0, 10.0]
+
+
 @pytest.mark.parametrize(
     "change",
     [{"name": "ofa"}, {"seed": 1}, {"epochs": 2.0}, {"recipe": replace(RECIPE, learning_rate=0.1)}],
