@@ -191,6 +191,8 @@ def search(
     spos, ofa: a supernet, then evolution by inherited or by learned accuracy.
 
     enas: a policy and shared weights in turns.
+
+    zero_cost: untrained networks by the votes of zero-cost proxies.
     """
     from hwnas.config import SearchConfig
     from hwnas.front.verify import DOMINATED

@@ -22,7 +22,7 @@ from hwnas.networks import Network, counts
 from hwnas.spaces.base import Architecture
 from hwnas.training import seeded
 
-__all__ = ["PROXIES", "zero_cost_scores"]
+__all__ = ["PROXIES", "usable_proxies", "zero_cost_scores"]
 
 Batch = tuple[Tensor, Tensor]
 Proxy = Callable[[Network, Sequence[Batch]], float]
@@ -56,7 +56,7 @@ def zero_cost_scores(
         ConfigError: There is no such proxy, or it cannot be computed from these batches.
     """
     if names is None:
-        names = [name for name in PROXIES if not _obstacle(name, batches)]
+        names = usable_proxies(batches)
     scores = {}
     for name in names:
         if name not in PROXIES:
@@ -67,6 +67,11 @@ def zero_cost_scores(
             network = Network(architecture).train()
             scores[name] = PROXIES[name](network, batches)
     return scores
+
+
+def usable_proxies(batches: Sequence[Batch]) -> list[str]:
+    """Keys of `PROXIES` that can be computed from such batches."""
+    return [name for name in PROXIES if not _obstacle(name, batches)]
 
 
 def _obstacle(name: str, batches: Sequence[Batch]) -> str | None:

@@ -9,6 +9,7 @@ from hwnas.guides.base import Learner, Lesson
 from hwnas.guides.gradient import darts, fbnet, proxylessnas
 from hwnas.guides.one_shot import ofa, spos
 from hwnas.guides.policy import enas
+from hwnas.guides.proxies import zero_cost
 from hwnas.strategies.guide import Guide
 
 __all__ = ["LEARNERS", "Learner", "Lesson", "learn_guide"]
@@ -21,6 +22,7 @@ LEARNERS: Mapping[str, Learner] = {
     "ofa": ofa,
     "proxylessnas": proxylessnas,
     "spos": spos,
+    "zero_cost": zero_cost,
 }
 
 

@@ -1,15 +1,17 @@
-"""Evolution on predicted objectives: whole generations at once, since nothing is trained."""
+"""Networks drawn, and bred on predicted objectives: whole generations, since nothing is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hwnas.evaluators.learned import LearnedAccuracy
 from hwnas.pareto import best_first
-from hwnas.spaces.base import GenotypeArray
-from hwnas.strategies.base import FloatArray, Problem
+from hwnas.spaces.base import Genotype, GenotypeArray
+from hwnas.strategies.base import FloatArray, Problem, SpaceExhaustedError
 from hwnas.strategies.proposals import Proposals
+from hwnas.strategies.random_search import RandomSearch
 
 POPULATION = 128
 N_CHILDREN, N_GENERATIONS = 256, 24
@@ -55,3 +57,43 @@ def evolve(
         children = np.where(is_mutated, space.mutate(crossed, rng), crossed)
         population = survivors(np.concatenate([population, children]))
     return population
+
+
+def bred_from(
+    problem: Problem, known: Sequence[Genotype], errors: FloatArray, *, seed: int
+) -> tuple[GenotypeArray, FloatArray]:
+    """Networks bred on an accuracy predictor that learns from known ones.
+
+    Args:
+        problem: Its budgets are met by all networks, known and bred.
+        known: n networks, at least `hwnas.evaluators.learned.MIN_NETWORKS`.
+        errors: Of the known ones, `(n,)`.
+        seed: Of the evolution.
+
+    Returns:
+        What `evolve` gives, and the errors predicted for it, `(k,)`.
+    """
+    accuracy = LearnedAccuracy(problem).fit(known, errors)
+    found = evolve(
+        problem,
+        lambda rows: accuracy.predict(rows).error,
+        np.array(known, dtype=np.int64),
+        rng=np.random.default_rng([seed, 1]),
+    )
+    return found, accuracy.predict(found).error
+
+
+def distinct(problem: Problem, n: int, *, seed: int) -> list[Genotype]:
+    """Up to `n` networks that meet the budgets, drawn uniformly, each once.
+
+    Raises:
+        InfeasibleBudgetError: None was found.
+    """
+    strategy = RandomSearch(problem, seed=seed)
+    found: list[Genotype] = []
+    try:
+        for _ in range(n):
+            found.append(strategy.ask())
+    except SpaceExhaustedError:
+        pass
+    return found

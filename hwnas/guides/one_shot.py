@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwnas.evaluators.learned import LearnedAccuracy
 from hwnas.evaluators.training import training_device
 from hwnas.guides.base import Lesson
-from hwnas.guides.breeding import evolve
+from hwnas.guides.breeding import bred_from, distinct
 from hwnas.guides.scoring import SubnetScores, n_affordable, ranked_guide, score_all
-from hwnas.spaces.base import Genotype
-from hwnas.strategies.base import Problem, SpaceExhaustedError, Trial
+from hwnas.strategies.base import SpaceExhaustedError, Trial
 from hwnas.strategies.evolution import Evolution
 from hwnas.strategies.guide import Guide
-from hwnas.strategies.random_search import RandomSearch
 from hwnas.supernet import Supernet, make_way, train_supernet
 from hwnas.training import seeded
 
@@ -87,28 +84,5 @@ def ofa(lesson: Lesson) -> Guide:
     score_all(scores, drawn, rest.on_progress)
     if len(drawn) < n_subnets:  # all there are
         return ranked_guide(lesson, scores.genotypes, scores.errors)
-    accuracy = LearnedAccuracy(problem).fit(drawn, np.array(scores.errors))
-    found = evolve(
-        problem,
-        lambda rows: accuracy.predict(rows).error,
-        np.array(drawn, dtype=np.int64),
-        rng=np.random.default_rng([lesson.seed, 1]),
-    )
-    genotypes = [tuple(row) for row in found.tolist()]
-    return ranked_guide(lesson, genotypes, accuracy.predict(found).error.tolist())
-
-
-def distinct(problem: Problem, n: int, *, seed: int) -> list[Genotype]:
-    """Up to `n` networks that meet the budgets, drawn uniformly, each once.
-
-    Raises:
-        InfeasibleBudgetError: None was found.
-    """
-    strategy = RandomSearch(problem, seed=seed)
-    found: list[Genotype] = []
-    try:
-        for _ in range(n):
-            found.append(strategy.ask())
-    except SpaceExhaustedError:
-        pass
-    return found
+    rows, errors = bred_from(problem, drawn, np.array(scores.errors), seed=lesson.seed)
+    return ranked_guide(lesson, [tuple(row) for row in rows.tolist()], errors.tolist())

@@ -84,6 +84,7 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "spos": FollowGuide,
     "successive_halving": SuccessiveHalving,
     "tpe": tpe,
+    "zero_cost": FollowGuide,
 }
 # What these propose is learned from data before the first trial: see `hwnas.guides`.
 NEEDS_GUIDE = frozenset(name for name, make in STRATEGIES.items() if make is FollowGuide)

@@ -1,7 +1,8 @@
 """Strategies that learned from the data first: what they propose is in their guide.
 
 DARTS, FBNet and ProxylessNAS learn distributions over the options by gradients, ENAS a policy; SPOS
-and Once-for-All rank networks by shared weights. What they have in common is what comes then.
+and Once-for-All rank networks by shared weights, zero-cost proxies by untrained ones. What they
+have in common is what comes then.
 """
 
 from __future__ import annotations

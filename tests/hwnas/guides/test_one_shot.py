@@ -7,8 +7,8 @@ import pytest
 
 from hwnas.evaluators.learned import LearnedAccuracy
 from hwnas.guides import breeding
-from hwnas.guides.breeding import evolve
-from hwnas.guides.one_shot import distinct, ofa, spos, trained_supernet
+from hwnas.guides.breeding import distinct, evolve
+from hwnas.guides.one_shot import ofa, spos, trained_supernet
 from hwnas.pareto import non_dominated
 from hwnas.supernet import evaluate_subnet
 from hwnas.training import Recipe
