@@ -12,7 +12,7 @@ from hwnas.strategies import make_strategy as make_named
 from hwnas.strategies.base import Costs, Problem
 
 # Of these the guide is a list, of the others it has distributions, too.
-ONLY_RANKED = ("ofa", "spos")
+ONLY_RANKED = ("ofa", "spos", "zero_cost")
 
 
 def toy_guide(name, problem, seed):
