@@ -26,6 +26,7 @@ from hwnas.evaluators.plan import EvaluatorPlan
 from hwnas.evaluators.training import TrainingEvaluator, train_network
 from hwnas.executors.errors import AccidentError, ExecutorError, failure_of
 from hwnas.executors.progress import report
+from hwnas.front.failed_finalists import WEIGHTS, failure_path, read_failure
 from hwnas.front.verify import Trained
 from hwnas.networks import Network
 from hwnas.progress import Progress, Task
@@ -36,7 +37,6 @@ from hwnas.supernet.growth import grow
 
 __all__ = ["Finalist", "load_weights", "train_finalists", "weights_path"]
 
-WEIGHTS = "weights"
 # All of these were seen when torch reads a file with bytes changed or missing.
 _DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
 
@@ -144,12 +144,12 @@ class _Trainings:
         self._networks: dict[str, Network] = {}
         for number, finalist in enumerate(finalists):
             network = load_weights(weights_path(out, finalist.name), finalist.architecture)
-            failure = _read_failure(self._failure_path(finalist.name))
+            failure = read_failure(failure_path(out, finalist.name))
             if network is not None:
                 self._networks[finalist.name] = network
                 self._end(number, f"{finalist.name} trained before")
             elif failure is not None:
-                path = self._failure_path(finalist.name)
+                path = failure_path(out, finalist.name)
                 progress.say(
                     f"{finalist.name} is left out, as before: {failure}. Remove {path} to train it"
                 )
@@ -230,7 +230,7 @@ class _Trainings:
             return
         if job.accident is not None:
             reason += " (twice)" if job.accident == reason else f" (before that: {job.accident})"
-        _write(self._failure_path(job.name), reason.encode())
+        _write(failure_path(self._out, job.name), reason.encode())
         self._progress.say(f"{job.name} is left out: {reason}")
         self._end(job.number)
 
@@ -242,9 +242,6 @@ class _Trainings:
 
     def _show(self, note: str) -> None:
         self._task.update(self._n_ended + sum(self._shares.values()), note=note)
-
-    def _failure_path(self, name: str) -> Path:
-        return weights_path(self._out, name).with_suffix(".failed")
 
 
 _trainer: TrainingEvaluator | None = None  # of this process
@@ -300,14 +297,6 @@ def load_weights(file: Path | BinaryIO, architecture: Architecture) -> Network |
     except _DAMAGED:
         return None
     return network
-
-
-def _read_failure(path: Path) -> str | None:
-    """Why a network could not be trained; None: nobody tried."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class RunData:
         trials: All trials of the search, by number.
         config: What was asked, on which target, and what was spent.
         missing: Names of the files that are not there.
+        left_out: Why finalists could not be trained, by name.
         unread: Why the record of the trials could not be read; empty: it was, or need not be.
         forms: Further files of networks, such as quantized ones.
         explanation: What explains the search; None: nobody asked.
@@ -44,6 +45,7 @@ class RunData:
     missing: tuple[str, ...]
     forms: pd.DataFrame
     explanation: Explanation | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
     unread: str = ""
 
     def table(self, name: str) -> dict[str, Any]:

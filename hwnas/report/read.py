@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hwnas.errors import HwnasError, RunFolderError
+from hwnas.front.failed_finalists import read_failures
 from hwnas.number_text import as_number
 from hwnas.record_place import place_of_run
 from hwnas.report.data import RunData
@@ -95,6 +96,7 @@ def read_run(folder: Path, *, storage: str | None = None) -> RunData:
         unread=unread,
         forms=_read_forms(folder, candidates if not candidates.empty else front),
         explanation=read_explanation(folder),
+        left_out=read_failures(folder),
     )
 
 

@@ -171,7 +171,11 @@ def others_section(run: RunData) -> str:
 
 
 def failures_section(run: RunData) -> str:
-    """Failed trials by reason, the most frequent first."""
+    """Failed trials by reason, the most frequent first; and finalists that were left out."""
+    return _failed_trials(run) + _left_out(run)
+
+
+def _failed_trials(run: RunData) -> str:
     if run.failed.empty:
         return ""
     failed = run.failed.assign(failure=run.failed["failure"].replace("", "no reason recorded"))
@@ -189,6 +193,20 @@ def failures_section(run: RunData) -> str:
             "A failed trial ends itself, not the search.",
             ("Reason", "Trials", "Of all", "Numbers"),
             rows,
+        ),
+    )
+
+
+def _left_out(run: RunData) -> str:
+    if not run.left_out:
+        return ""
+    return section(
+        f"Finalists left out: {len(run.left_out)}",
+        table(
+            "They could not be trained to the end, so nothing is known of them but their trial.",
+            ("Network", "Reason"),
+            list(run.left_out.items()),
+            n_text=2,
         ),
     )
 

@@ -136,6 +136,15 @@ def test_failed_trials_only_are_shown_by_reason_with_their_numbers(run_folder, r
     assert "<td>11, 12</td>" in page
 
 
+def test_finalists_that_could_not_be_trained_are_named_with_the_reason(run_folder):
+    assert "Finalists left out" not in page_of(run_folder)
+    (run_folder / "weights").mkdir()
+    (run_folder / "weights" / "t007.failed").write_text("the loss became <nan>")
+    page = page_of(run_folder)
+    assert "<h2>Finalists left out: 1</h2>" in page
+    assert "<td>t007</td><td>the loss became &lt;nan&gt;</td>" in page.replace(" class=text", "")
+
+
 def test_an_old_run_folder_without_the_newer_columns_has_a_page(run_folder):
     old = ["name", "onnx", "val_accuracy", "test_accuracy", "latency_ms"]
     for name in ("front.csv", "candidates.csv"):
