@@ -1,17 +1,21 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hwnas.baselines import Dense
 from hwnas.data import load_data
+from hwnas.evaluators.catalog import make_evaluator
 from hwnas.evaluators.supernet import SupernetEvaluator
 from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.strategies import Trial
-from hwnas.supernet import Supernet, make_way
+from hwnas.supernet import Supernet, make_way, save_supernet
 from hwnas.supernet.training import evaluate_subnet, train_supernet
 from hwnas.training import Recipe, seeded
 
 WIDTHS = (4, 64)
+PAGE = Path(__file__).parents[3] / "docs" / "evaluators.md"
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +51,16 @@ def test_a_supernet_of_another_space_is_refused(space, wine):
     other = replace(space, choices=(Choice("width", (8, 16)),))
     with pytest.raises(ValueError, match="the supernet is of the space 'narrow', not of"):
         SupernetEvaluator(space, wine, Supernet(other))
+
+
+def test_the_pages_file_evaluates_by_a_supernet_that_lies_there(space, wine, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "inherited.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with seeded(1):
+        supernet = Supernet(space)
+    Path("runs/bench-supernet/seed-0").mkdir(parents=True)
+    save_supernet(supernet, Path("runs/bench-supernet/seed-0/supernet.pt"))
+    evaluate = make_evaluator("inherited.py:inherited", space, wine, Recipe(1, 16), seed=0)
+    (error,) = evaluate(Trial(0, (1,), None)).objectives
+    assert 1 - error == pytest.approx(evaluate_subnet(supernet, (1,), wine).accuracy)
