@@ -26,6 +26,7 @@ from hwnas.spaces.recurrent import recurrent_space
 from hwnas.spaces.regnet import regnet_space
 from hwnas.spaces.resnet import resnet_space
 from hwnas.spaces.text_transformer import text_transformer_space
+from hwnas.spaces.vgg import vgg_space
 from hwnas.spaces.vision_transformer import vit_space
 from hwnas.spaces.wavenet import wavenet_space
 from hwnas.user_code import is_reference, load_function, user_errors
@@ -44,6 +45,7 @@ BY_KIND: dict[Kind, dict[str, Factory]] = {
         "fbnet": fbnet_space,
         "resnet": resnet_space,
         "regnet": regnet_space,
+        "vgg": vgg_space,
         "nasbench201": nasbench201_space,
         "darts": darts_space,
         "vit": vit_space,

@@ -23,6 +23,7 @@ from hwnas.spaces.recurrent import recurrent_space
 from hwnas.spaces.regnet import regnet_space
 from hwnas.spaces.resnet import resnet_space
 from hwnas.spaces.text_transformer import text_transformer_space
+from hwnas.spaces.vgg import vgg_space
 from hwnas.spaces.vision_transformer import vit_space
 from hwnas.spaces.wavenet import wavenet_space
 from hwnas.supernet import Supernet
@@ -39,6 +40,7 @@ CONVOLUTIONAL = {
     "proxylessnas": lambda: proxylessnas_space((2, 8, 8), N_CLASSES),
     "regnet": lambda: regnet_space((2, 8, 8), N_CLASSES),
     "resnet": lambda: resnet_space((2, 8, 8), N_CLASSES),
+    "vgg": lambda: vgg_space((2, 16, 16), N_CLASSES),
 }
 OTHERS = {
     "gpt": lambda: gpt_space((12,), N_CLASSES, VOCABULARY),
