@@ -13,19 +13,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
 from hwnas.blocks import conv_bn, named, round_channels
 from hwnas.spaces.base import Choice, SearchSpace, Shape, Slot
-from hwnas.spaces.images import LAST_SIDE, PUBLISHED_SIDE, MeanHead, fixed, image_side
+from hwnas.spaces.images import LAST_SIDE, PUBLISHED_SIDE, MeanHead, image_side
 
 CHANNELS = (64, 128, 256, 512, 512)  # of the stages
 MAX_DEPTHS = (2, 2, 4, 4, 4)  # of VGG-19
 SMALL_DEPTH = 3  # at most, of the stages for small images
 WIDTHS = (0.5, 0.75, 1.0)
 SMALL_WIDTHS = (0.125, 0.25, 0.5)
+HIDDEN, SMALL_HIDDEN = (0, 1024, 4096), (0, 64, 128)  # units of a dense head
 SCALES = (0.57, 0.79, 1)  # of the sides
 
 
@@ -47,14 +49,50 @@ class PlainConv:
         return nn.Sequential(layers)
 
 
+@dataclass(frozen=True)
+class MapHead:
+    """Linear layers on the whole map with ReLUs between them, to the classes.
+
+    The first one is a convolution as large as the map, the same arithmetic: so parts of its weights
+    belong to positions, and networks with smaller maps share those in the middle.
+
+    Attributes:
+        n_classes: Logits.
+        hidden: Units of the layers before them; may be empty.
+        pools: Max pooling of 2×2 comes first.
+
+    Reference:
+        LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998 (C5 of LeNet-5).
+    """
+
+    n_classes: int
+    hidden: tuple[int, ...] = ()
+    pools: bool = False
+
+    def build(self, in_shape: Shape) -> nn.Module:
+        """`(c, h, w)` to `(n_classes,)`."""
+        channels, height, width = in_shape
+        layers = named()
+        if self.pools:
+            layers["pool"] = nn.MaxPool2d(2)
+            height, width = height // 2, width // 2
+        sizes = (*self.hidden, self.n_classes)
+        layers["map"] = nn.Conv2d(channels, sizes[0], (height, width))
+        layers["flatten"] = nn.Flatten()
+        for i, (size, next_size) in enumerate(pairwise(sizes), 1):
+            layers[f"activation_{i}"] = nn.ReLU()
+            layers[f"dense_{i}"] = nn.Linear(size, next_size)
+        return nn.Sequential(layers)
+
+
 def vgg_space(input_shape: Shape, n_classes: int) -> SearchSpace:
     """Plain convolutions and pooling for square images from 8×8 on.
 
     Choices: the input's resolution, and for each stage its width, depth and kernel size, and
     whether its map is halved by pooling or by a stride; the first stage's may stay whole. Stages
-    behind the second may be left out. At 224×224 with width 1, kernels of 3×3, pooling and depths
-    2, 2, 3, 3, 3 these are the convolutions of VGG-16; a mean over the map stands for its last
-    pooling and its dense layers. Smaller images have fewer stages and channels.
+    behind the second may be left out. The head takes the mean of the map or all of it, with hidden
+    layers or without. At 224×224 with width 1, kernels of 3×3, pooling, depths 2, 2, 3, 3, 3 and
+    4096 hidden units this is VGG-16. Smaller images have fewer stages and channels.
 
     Args:
         input_shape: `(channels, height, width)`.
@@ -80,7 +118,11 @@ def vgg_space(input_shape: Shape, n_classes: int) -> SearchSpace:
             Choice(f"halving_{s}", ("none" if s == 1 else "pool", "stride")),
         ]
         slots += [partial(_conv, s, b, channels) for b in range(1, deepest + 1)]
-    slots.append(fixed(MeanHead(n_classes)))
+    choices += [
+        Choice("head", ("mean", "map")),
+        Choice("hidden", HIDDEN if is_large else SMALL_HIDDEN),
+    ]
+    slots.append(partial(_head, n_classes, is_large))
     shape = partial(_input_shape, input_shape[0])
     return SearchSpace("vgg", tuple(choices), shape, tuple(slots))
 
@@ -99,3 +141,10 @@ def _conv(s: int, b: int, channels: int, options: Mapping[str, Any]) -> PlainCon
         stride=2 if halving == "stride" else 1,
         pools=halving == "pool",
     )
+
+
+def _head(n_classes: int, is_large: bool, options: Mapping[str, Any]) -> MeanHead | MapHead:
+    if options["head"] == "mean":
+        return MeanHead(n_classes)
+    n_hidden = 0 if not options["hidden"] else 2 if is_large else 1
+    return MapHead(n_classes, (options["hidden"],) * n_hidden, pools=is_large)
