@@ -45,7 +45,8 @@ class SearchConfig:
     Attributes:
         data: As `hwnas.data.load_data` takes it.
         data_path: Folder or file of the data, where the name alone does not say it.
-        space: A name of `hwnas.spaces.catalog.SPACES`, `FILE.py:FUNCTION` or `MODULE:FUNCTION`.
+        space: A name of `hwnas.spaces.catalog.SPACES`, `FILE.py:FUNCTION` or `MODULE:FUNCTION`;
+            empty: see `hwnas.spaces.for_data.default_space`.
         budgets: Such as `latency_ms<=5`, `latency_ms<=40%`, a share of the space's median, or
             `latency_ms<=p25`, a percentile of the space.
         strategy: As `hwnas.strategies.STRATEGIES` names it.
@@ -85,7 +86,7 @@ class SearchConfig:
 
     data: str = "digits"
     data_path: str | None = None
-    space: str = "mobile"
+    space: str = ""
     budgets: tuple[str, ...] = ()
     strategy: str = "guided"
     trials: int = 64

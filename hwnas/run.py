@@ -50,7 +50,7 @@ from hwnas.report.write import write_report
 from hwnas.run_folder import RunFolder
 from hwnas.run_trials import past_seconds, run_trials
 from hwnas.run_workers import Workers
-from hwnas.spaces.for_data import space_for
+from hwnas.spaces.for_data import default_space, space_for
 from hwnas.strategies import (
     NEEDS_GUIDE,
     Guide,
@@ -142,13 +142,13 @@ class _Run:
         storage: str | None,
         cluster: RayCluster | None,
     ) -> None:
-        self.config = config
         self.cluster = cluster
         self.out = out
         self.progress = progress
         self.budgets = tuple(parse_budget(text) for text in config.budgets)
         # What can be told now is told now, not after minutes of measuring.
         check_strategy(config.strategy)
+        self.config = config
         self.place = self.place_in(config.precision)
         self.target = self.place.target
         for budget in self.budgets:
@@ -156,6 +156,8 @@ class _Run:
         self.data = load_data(
             config.data, path=Path(config.data_path) if config.data_path else None
         )
+        if not config.space:
+            self.config = config = replace(config, space=default_space(self.data))
         self.space = space_for(config.space, self.data)
         recipes = default_recipes(self.data)
         epochs = (config.search_epochs, config.final_epochs)

@@ -34,9 +34,11 @@ def search(
     space: Annotated[
         str,
         typer.Option(
-            "--space", help="A name that `hwnas space` lists, FILE.py:FUNCTION or MODULE:FUNCTION."
+            "--space",
+            help="A name that `hwnas space` lists, FILE.py:FUNCTION or MODULE:FUNCTION.",
+            show_default="the first that is for such data",
         ),
-    ] = "mobile",
+    ] = "",
     latency_ms: Annotated[
         str | None,
         typer.Option("--latency-ms", help="Latency budget: 5, 40% of the space's median, or p25."),

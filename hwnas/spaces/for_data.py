@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hwnas.data import DataSet, Preprocessing
+from hwnas.errors import ConfigError
 from hwnas.spaces.base import SearchSpace
-from hwnas.spaces.catalog import make_space
+from hwnas.spaces.catalog import BY_KIND, make_space
 
 
 def space_for(name: str, data: DataSet) -> SearchSpace:
@@ -18,3 +19,20 @@ def space_for(name: str, data: DataSet) -> SearchSpace:
     for shape in space.input_table.values:
         Preprocessing.of(data, shape)
     return space
+
+
+def default_space(data: DataSet) -> str:
+    """The first space of the catalog that is for such data.
+
+    Raises:
+        ConfigError: There is none; why the first one of that kind is not.
+    """
+    reasons = []
+    for name in BY_KIND[data.kind]:
+        try:
+            space_for(name, data)
+        except ConfigError as error:
+            reasons.append(error)
+        else:
+            return name
+    raise reasons[0]

@@ -6,7 +6,7 @@ from hwnas.data import DataSet, Split, load_data
 from hwnas.errors import ConfigError, DataError
 from hwnas.spaces import catalog
 from hwnas.spaces.base import Choice, SearchSpace
-from hwnas.spaces.for_data import space_for
+from hwnas.spaces.for_data import default_space, space_for
 
 
 def space(shape, *slots, input_type="float32"):
@@ -51,3 +51,27 @@ def test_a_space_for_another_shape_is_refused(register):
     register("fixed", lambda shape, n: space((14,), lambda options: Dense(n, False)))
     with pytest.raises(DataError, match="network for 14 cannot take the rows of 'wine', 13"):
         space_for("fixed", load_data("wine"))
+
+
+def of_shape(*shape):
+    split = Split(torch.rand(12, *shape), torch.arange(12) % 3)
+    return DataSet("made", split, split, split, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (of_shape(1, 8, 8), "mobile"),
+        (of_shape(1, 8, 16), "proxylessnas"),  # the first ones are for square images
+        (of_shape(2, 64), "wavenet"),
+        (of_shape(13), "mlp"),
+        (tokens(), "text_transformer"),
+    ],
+)
+def test_without_a_name_it_is_the_first_space_that_is_for_the_data(data, name):
+    assert default_space(data) == name
+
+
+def test_data_that_no_space_is_for_are_told_why():
+    with pytest.raises(ConfigError, match="the mobile space needs square images"):
+        default_space(of_shape(1, 4, 4))
