@@ -86,7 +86,7 @@ class SearchConfig:
 
     data: str = "digits"
     data_path: str | None = None
-    space: str = ""
+    space: str = "mobile"
     budgets: tuple[str, ...] = ()
     strategy: str = "guided"
     trials: int = 64

@@ -146,9 +146,9 @@ class _Run:
         self.out = out
         self.progress = progress
         self.budgets = tuple(parse_budget(text) for text in config.budgets)
+        self.config = config
         # What can be told now is told now, not after minutes of measuring.
         check_strategy(config.strategy)
-        self.config = config
         self.place = self.place_in(config.precision)
         self.target = self.place.target
         for budget in self.budgets:
@@ -158,6 +158,7 @@ class _Run:
         )
         if not config.space:
             self.config = config = replace(config, space=default_space(self.data))
+            progress.say(f"space {config.space}, the first that is for such data; see --space")
         self.space = space_for(config.space, self.data)
         recipes = default_recipes(self.data)
         epochs = (config.search_epochs, config.final_epochs)
@@ -412,7 +413,9 @@ class _Run:
         """What the strategy learns before the first trial; None: nothing."""
         if self.config.strategy not in NEEDS_GUIDE:
             return None
-        minutes = self.config.minutes
+        minutes, seconds = self.config.minutes, None
+        if minutes is not None:  # half; the rest is for trials. Earlier calls have spent some.
+            seconds = max(30 * minutes - self.folder.spent.get("guide_seconds", 0.0), 1.0)
         with (
             self.progress.task("learning from the data", 1.0) as task,
             self.folder.spending("guide_seconds"),
@@ -426,7 +429,7 @@ class _Run:
                 n_trials=self.config.trials,
                 seed=self.config.seed,
                 epochs=self.config.guide_epochs,
-                seconds=None if minutes is None else 30 * minutes,  # half; the rest is for trials
+                seconds=seconds,
                 on_progress=task.update,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["failure_path", "read_failure", "read_failures"]
+__all__ = ["WEIGHTS", "failure_path", "read_failure", "read_failures"]
 
 WEIGHTS, ENDING = "weights", ".failed"
 

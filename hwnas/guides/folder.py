@@ -33,11 +33,11 @@ VERSION = 1
 TRIALS_SHARE = 0.5  # of what the trials would cost, if nothing else is said
 N_TIMED, TIMED_STEPS = 4, 12  # networks, and steps of each
 OVERHEAD = 1.3  # of a step on shared weights over that of a network alone
-# A lesson is begun again, shorter, if it would take so many times what is left; known after this
-# share of the time, and while this share of the lesson is not done. Twice at most: of some learners
-# the shortest lesson is too long.
-TOLERATED, SURE_FROM, TOO_LATE, MAX_AGAIN = 1.2, 0.05, 0.5, 2
-MIN_LEFT = 0.01  # of the seconds
+# A lesson is begun again, shorter, if by its speed all would take so many times the seconds; known
+# after this share of what is left, and while this share of the lesson is not done. Twice at most:
+# of some learners the shortest lesson is too long.
+TOLERATED, SURE_FROM, TOO_LATE, MAX_RESTARTS = 1.2, 0.05, 0.5, 2
+MIN_LEFT = 0.01  # of the seconds, when they are over
 
 
 def learned_guide(
@@ -68,8 +68,8 @@ def learned_guide(
         seed: Of all that is random.
         epochs: What it may cost, as passes of train through one network; None: half of what
             `n_trials` would, but no longer than `seconds`.
-        seconds: See `epochs`; how long that is, is measured on single networks, and again on the
-            lesson itself, which begins anew if it was too long. None: no limit.
+        seconds: See `epochs`; how much that is, is measured on single networks, and again on the
+            lesson itself, which begins anew if it is too long. None: no limit.
         on_progress: Called with the share that is done; what it raises ends the learning.
 
     Raises:
@@ -81,6 +81,7 @@ def learned_guide(
     # Weights that are shared have no average to keep, and too many graphs to compile.
     recipe = replace(recipe, ema_decay=0.0, compile=False)
     identity = _identity(name, problem, data, recipe, seed, epochs)
+    watch = _Watch(None if epochs is not None else seconds, on_progress)
     plan = _read(folder / PLAN)
     if plan is None or plan.get("identity") != identity:
         if epochs is None:
@@ -88,22 +89,18 @@ def learned_guide(
             if seconds is not None:
                 epochs = min(epochs, _affordable_epochs(problem, data, recipe, seconds, seed))
         plan = {"version": VERSION, "identity": identity, "epochs": epochs}
-        (folder / GUIDE).unlink(missing_ok=True)
         _begin(folder, plan)
-    else:
-        seconds = None  # what an interrupted call has spent of them is not known
     found = _read(folder / GUIDE)
     if found is not None:
         return _checked(folder / GUIDE, found, problem)
-    watch = _Watch(seconds, on_progress)
     while True:
         recipe = replace(recipe, epochs=float(plan["epochs"]))
+        lesson = Lesson(problem, data, recipe, seed, folder / SUPERNET, watch.on_progress)
+        watch.begin()
         try:
-            guide = learn_guide(
-                name, Lesson(problem, data, recipe, seed, folder / SUPERNET, watch.on_progress)
-            )
+            guide = learn_guide(name, lesson)
         except _TooSlowError as error:
-            plan["epochs"] *= watch.begin_again(error.seconds)
+            plan["epochs"] *= error.share
             _begin(folder, plan)
         else:
             _write(folder / GUIDE, guide.to_json())
@@ -111,26 +108,31 @@ def learned_guide(
 
 
 class _TooSlowError(Exception):
-    """A lesson would take so many `seconds`."""
+    """A lesson would take too long; about this `share` of it fits into the time."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+    def __init__(self, share: float) -> None:
+        super().__init__(share)
+        self.share = share
 
 
 class _Watch:
     """Ends lessons that would take much longer than there is time for, early in them.
 
     Steps of networks alone do not tell all that a learner does: some look at the latencies of all
-    options, or run several of them beside each other.
+    options, or run several of them beside each other. The clock runs from the watch's making.
     """
 
     def __init__(self, seconds: float | None, on_progress: Callable[[float], None]) -> None:
-        self._left = math.inf if seconds is None else seconds
-        self._least = MIN_LEFT * self._left
-        self._again = 0
+        self._seconds = math.inf if seconds is None else seconds
+        self._start = time.monotonic()
         self._on_progress = on_progress
-        self._began = time.monotonic()
+        self._n_begun = 0
+        self._first: tuple[float, float] | None = None  # when, and how much was done
+
+    def begin(self) -> None:
+        """A lesson begins."""
+        self._n_begun += 1
+        self._first = None
 
     def on_progress(self, done: float) -> None:
         """Tell of the progress.
@@ -138,24 +140,29 @@ class _Watch:
         Raises:
             _TooSlowError: The lesson should be a shorter one.
         """
-        spent = time.monotonic() - self._began
-        is_known = spent > SURE_FROM * self._left and 0 < done < TOO_LATE
-        if is_known and self._again < MAX_AGAIN:
-            whole = spent / done
-            if whole > TOLERATED * self._left:
-                raise _TooSlowError(whole)
         self._on_progress(done)
-
-    def begin_again(self, whole: float) -> float:
-        """By what to shorten a lesson that would take `whole` seconds, to end in what is left."""
-        self._left = max(self._left - (time.monotonic() - self._began), self._least)
-        self._began = time.monotonic()
-        self._again += 1
-        return self._left / whole
+        now = time.monotonic()
+        if self._first is None:
+            # What came before it, building a supernet say, does not grow with the lesson.
+            self._first = now, done
+            return
+        began, done_then = self._first
+        spent = now - self._start
+        left = max(self._seconds - spent, MIN_LEFT * self._seconds)
+        is_known = now - began > SURE_FROM * left and done_then < done < TOO_LATE
+        if self._n_begun <= MAX_RESTARTS and is_known:
+            seconds_each = (now - began) / (done - done_then)
+            if spent + seconds_each * (1 - done) > TOLERATED * self._seconds:
+                raise _TooSlowError(left / seconds_each)
 
 
 def _begin(folder: Path, plan: dict[str, Any]) -> None:
-    (folder / SUPERNET).unlink(missing_ok=True)
+    """Note what is to be learned; what was learned before is no more."""
+    try:
+        for other in (GUIDE, SUPERNET):
+            (folder / other).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {folder}: {error.strerror or error}") from None
     _write(folder / PLAN, plan)
 
 

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from hwnas.data import resized
+from hwnas.data import Preprocessing, Split
 from hwnas.evaluators.zero_cost import usable_proxies, zero_cost_scores
 from hwnas.guides.base import Lesson
 from hwnas.guides.breeding import bred_from, distinct
-from hwnas.spaces.base import Architecture, Shape
+from hwnas.spaces.base import Shape
 from hwnas.strategies.base import FloatArray
 from hwnas.strategies.guide import Guide, gain_order
-from hwnas.training import batches
+from hwnas.training import Batch, batches
 
 # Those that follow accuracy best beside mere size, each by other means: signs, weights, gradients.
 VOTERS = ("naswot", "synflow", "zico")
 BATCH_SIZE, N_BATCHES = 32, 2
 N_EXAMPLES = 100  # of train, whose forward and backward take as long as scoring a network
-MIN_NETWORKS, MAX_NETWORKS = 16, 500
+MIN_NETWORKS, MAX_NETWORKS = 16, 200  # ten seconds of small ones
 BEST_ERROR = 0.1  # that the best imaginable vote stands for; the worst stands for 1
 
 
@@ -41,13 +41,14 @@ def zero_cost(lesson: Lesson) -> Guide:
     problem = lesson.problem
     n = n_affordable(lesson)
     drawn = distinct(problem, n, seed=lesson.seed)
-    given: dict[Shape, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    examples = _examples(lesson)
+    given: dict[Shape, list[Batch]] = {}
     scores = []
     for done, genotype in enumerate(drawn, 1):
         architecture = problem.space.architecture(genotype)
         shape = architecture.input_shape
         if shape not in given:
-            given[shape] = _batches(lesson, architecture)
+            given[shape] = _batches(lesson, examples, shape)
         names = [name for name in usable_proxies(given[shape]) if name in VOTERS]
         found = zero_cost_scores(architecture, given[shape], names, seed=lesson.seed)
         scores.append([found[name] for name in names])
@@ -82,9 +83,17 @@ def n_affordable(lesson: Lesson) -> int:
     return int(np.clip(n, MIN_NETWORKS, MAX_NETWORKS))
 
 
-def _batches(lesson: Lesson, architecture: Architecture) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What all networks of an input shape are shown."""
-    train, _ = resized(lesson.data, architecture.input_shape)
+def _examples(lesson: Lesson) -> Split:
+    """Those that all networks are shown, before they are resized."""
+    generator = torch.Generator().manual_seed(lesson.seed)
+    order = torch.randperm(len(lesson.data.train), generator=generator)
+    return lesson.data.train.take(order[: N_BATCHES * BATCH_SIZE].numpy())
+
+
+def _batches(lesson: Lesson, examples: Split, shape: Shape) -> list[Batch]:
+    """The examples as networks with inputs of that shape take them."""
+    resize = Preprocessing.of(lesson.data, shape).resize
+    shown = Split(resize(examples.inputs), examples.labels)
     recipe = replace(lesson.recipe, batch_size=BATCH_SIZE)
-    stream = batches(train, recipe, lesson.data, seed=lesson.seed, device=torch.device("cpu"))
+    stream = batches(shown, recipe, lesson.data, seed=lesson.seed, device=torch.device("cpu"))
     return list(islice(stream, N_BATCHES))

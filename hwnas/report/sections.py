@@ -203,7 +203,7 @@ def _left_out(run: RunData) -> str:
     return section(
         f"Finalists left out: {len(run.left_out)}",
         table(
-            "They could not be trained to the end, so nothing is known of them but their trial.",
+            "They could not be trained to the end.",
             ("Network", "Reason"),
             list(run.left_out.items()),
             n_text=2,

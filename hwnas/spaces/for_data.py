@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwnas.data import DataSet, Preprocessing
-from hwnas.errors import ConfigError
+from hwnas.errors import HwnasError
 from hwnas.spaces.base import SearchSpace
 from hwnas.spaces.catalog import BY_KIND, make_space
 
@@ -25,13 +25,13 @@ def default_space(data: DataSet) -> str:
     """The first space of the catalog that is for such data.
 
     Raises:
-        ConfigError: There is none; why the first one of that kind is not.
+        ConfigError, DataError: There is none; why the first one of that kind is not.
     """
-    reasons = []
+    reasons: list[HwnasError] = []
     for name in BY_KIND[data.kind]:
         try:
             space_for(name, data)
-        except ConfigError as error:
+        except HwnasError as error:
             reasons.append(error)
         else:
             return name

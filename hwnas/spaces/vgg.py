@@ -77,7 +77,9 @@ class MapHead:
             layers["pool"] = nn.MaxPool2d(2)
             height, width = height // 2, width // 2
         sizes = (*self.hidden, self.n_classes)
-        layers["map"] = nn.Conv2d(channels, sizes[0], (height, width))
+        # Logits are no hidden units: under one name, supernets would give them the same weights.
+        role = "map" if self.hidden else "classify"
+        layers[role] = nn.Conv2d(channels, sizes[0], (height, width))
         layers["flatten"] = nn.Flatten()
         for i, (size, next_size) in enumerate(pairwise(sizes), 1):
             layers[f"activation_{i}"] = nn.ReLU()

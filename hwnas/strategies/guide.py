@@ -1,9 +1,9 @@
 """A guide: what was learned from the data before the first trial, and the order in which to use it.
 
-Gradient-based search and search on shared weights learn first and propose afterwards. What they
-learned is plain data: a list of networks, best first, and distributions over the options. It is
-kept in the run folder, so that a resumed search follows the same guide; how it is learned from
-data is in `hwnas.guides`.
+Gradient-based search, search on shared weights and zero-cost proxies learn first and propose
+afterwards. What they learned is plain data: a list of networks, best first, and distributions over
+the options. It is kept in the run folder, so that a resumed search follows the same guide; how it
+is learned from data is in `hwnas.guides`.
 """
 
 from __future__ import annotations

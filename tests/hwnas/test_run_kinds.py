@@ -72,13 +72,18 @@ KINDS = {
 }
 
 
+def first_space(kind):
+    """The one that is searched if none is named."""
+    return next(iter(catalog.BY_KIND[kind]))
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def finished(request, tmp_path_factory, fit_made_up):
     """A run of each kind that came to its end: kind, folder, data, result."""
     make, name, _, recipe, epochs, _ = KINDS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.SPACES, "own", make)
+        patch.setitem(catalog.SPACES, first_space(request.param), make)
         patch.setattr(verify, "SECONDS_PROFILE", 0.05)
         patch.setattr(verify, "SECONDS_LATENCY", 0.05)
         patch.setattr(torch, "set_num_threads", lambda n: None)
@@ -90,7 +95,7 @@ def finished(request, tmp_path_factory, fit_made_up):
             fit_made_up(make(data.input_shape, data.n_classes, **vocabulary)), folder / "p.npz"
         )
         config = SearchConfig(
-            data=name, space="own", budgets=("params<=1e6",), trials=2, finalists=1,
+            data=name, space="", budgets=("params<=1e6",), trials=2, finalists=1,
             search_epochs=epochs, final_epochs=epochs, recipe=(recipe,), workers=0,
         )  # fmt: skip
         result = run_search(
@@ -125,11 +130,17 @@ def test_hand_made_networks_of_that_kind_stand_beside_the_searched(finished):
     assert sorted(table[table["kind"] == "baseline"]["name"]) == KINDS[kind][2]
     name = KINDS[kind][2][0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.SPACES, "own", KINDS[kind][0])
+        patch.setitem(catalog.SPACES, first_space(kind), KINDS[kind][0])
         patch.chdir(folder)
         export_again(folder / "run", name, folder / "again.onnx", batch=3)
     again = evaluate_onnx(folder / "again.onnx", data).accuracy
     assert again == pytest.approx(table.set_index("name").loc[name, "test_accuracy"])
+
+
+def test_the_run_says_which_space_was_taken(finished):
+    kind, folder, _, _ = finished
+    config = read_config(folder / "run" / "config.toml")
+    assert config["search"]["space"] == first_space(kind)
 
 
 def test_the_run_says_how_was_trained(finished):

@@ -68,42 +68,79 @@ def test_time_is_measured_on_networks_of_the_space(learn, lessons):
     assert 0 < lessons[0].recipe.epochs < 50_000
 
 
-@pytest.fixture
-def steps(monkeypatch):
-    """Epochs that a made-up learner learned for: 10 s for each, at least 1 s in all."""
-    epochs, now = [], [0.0]
+class Clock:
+    """Made-up time, which a made-up learner spends: so long before its first report, then for each
+    epoch, and for each of 100 reports at least a hundredth of a second."""
 
-    def note(name, lesson):
-        epochs.append(lesson.recipe.epochs)
+    def __init__(self):
+        self.now, self.before, self.epochs = 0.0, 0.0, []
+
+    def learn(self, name, lesson):
+        self.epochs.append(lesson.recipe.epochs)
+        self.now += self.before
         for step in range(1, 101):
-            now[0] += max(lesson.recipe.epochs / 10, 0.01)
+            self.now += max(lesson.recipe.epochs / 10, 0.01)
             lesson.on_progress(step / 100)
         return Guide(((0, 0, 0),), (0.5,))
 
-    monkeypatch.setattr(module, "learn_guide", note)
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr(module, "learn_guide", found.learn)
+    monkeypatch.setattr(module.time, "monotonic", lambda: found.now)
     monkeypatch.setattr(module, "_affordable_epochs", lambda *given: 10.0)
-    return epochs
+    return found
 
 
-def test_a_lesson_that_would_take_too_long_begins_anew(learn, steps, tmp_path):
+def test_a_lesson_that_would_take_too_long_begins_anew(learn, clock, tmp_path):
     seen = []
     learn(n_trials=100, seconds=20.0, on_progress=seen.append)
-    # 10 epochs would take 100 s: known after 2 of 20; 1.8 epochs fit into the rest.
-    assert steps == [10.0, pytest.approx(1.8, rel=0.02)]
-    assert seen[-1] == 1.0 and seen.index(0.01) == 0
-    assert json.loads((tmp_path / "guide" / "plan.json").read_text())["epochs"] == steps[1]
+    # Ten epochs would take 100 s: known after 2 of 20; 1.8 epochs fit into the rest.
+    assert clock.epochs == [10.0, pytest.approx(1.8, rel=0.02)]
+    assert clock.now == pytest.approx(20.0, rel=0.05)
+    assert seen[-1] == 1.0 and seen.count(0.01) == 2
+    assert json.loads((tmp_path / "guide" / "plan.json").read_text())["epochs"] == clock.epochs[1]
 
 
-def test_a_lesson_that_cannot_be_short_enough_is_learned(learn, steps):
+def test_what_comes_before_the_first_report_is_no_measure_of_the_rest(learn, clock):
+    clock.before = 30.0
+    learn(n_trials=100, seconds=130.0)
+    assert clock.epochs == [10.0]
+
+
+def test_a_lesson_that_cannot_be_short_enough_is_learned(learn, clock):
     learn(n_trials=100, seconds=0.01)
-    assert len(steps) == 3 and steps[-1] < 1e-4
+    assert len(clock.epochs) == 3 and clock.epochs[-1] < 1e-4
 
 
-def test_a_lesson_goes_on_if_its_length_was_asked_for_or_is_no_problem(learn, steps):
-    learn(epochs=10.0, n_trials=100)
+def test_a_lesson_is_not_begun_anew_when_half_of_it_is_done(learn, clock, monkeypatch):
+    def slow_end(name, lesson):
+        clock.epochs.append(lesson.recipe.epochs)
+        for step in range(1, 101):
+            clock.now += 0.1 if step < 60 else 10.0
+            lesson.on_progress(step / 100)
+        return Guide(((0, 0, 0),), (0.5,))
+
+    monkeypatch.setattr(module, "learn_guide", slow_end)
+    learn(n_trials=100, seconds=20.0)
+    assert clock.epochs == [10.0]
+
+
+def test_a_lesson_goes_on_if_its_length_was_asked_for_or_is_no_problem(learn, clock):
+    learn(epochs=10.0, n_trials=100, seconds=20.0)
     learn(seconds=90.0, n_trials=100, seed=1)  # 100 s are little more
-    assert steps == [10.0, 10.0]
+    assert clock.epochs == [10.0, 10.0]
+
+
+def test_a_lesson_that_was_stopped_is_watched_when_it_goes_on(learn, clock):
+    def stop(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(n_trials=100, seconds=20.0, on_progress=stop)
+    learn(n_trials=100, seconds=20.0)
+    assert clock.epochs[:2] == [10.0, 10.0] and clock.epochs[2] == pytest.approx(1.8, rel=0.02)
 
 
 @pytest.mark.parametrize(

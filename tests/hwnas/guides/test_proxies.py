@@ -48,4 +48,4 @@ def test_epochs_say_how_many_are_scored(lesson):
     def of(epochs):
         return n_affordable(replace(lesson, recipe=replace(lesson.recipe, epochs=epochs)))
 
-    assert [of(0.1), of(30.0), of(9999.0)] == [16, 57, 500]
+    assert [of(0.1), of(30.0), of(9999.0)] == [16, 57, 200]
