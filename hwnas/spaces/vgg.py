@@ -54,7 +54,9 @@ class MapHead:
     """Linear layers on the whole map with ReLUs between them, to the classes.
 
     The first one is a convolution as large as the map, the same arithmetic: so parts of its weights
-    belong to positions, and networks with smaller maps share those in the middle.
+    belong to channels and positions. What lies at a position of a small map covers more of the
+    image than at one of a large map, so in supernets maps of each size have weights of their own;
+    not behind pooling, where those are a hundred million, and the middle is shared.
 
     Attributes:
         n_classes: Logits.
@@ -79,7 +81,8 @@ class MapHead:
         sizes = (*self.hidden, self.n_classes)
         # Logits are no hidden units: under one name, supernets would give them the same weights.
         role = "map" if self.hidden else "classify"
-        layers[role] = nn.Conv2d(channels, sizes[0], (height, width))
+        name = role if self.pools else f"{role}_{height}x{width}"
+        layers[name] = nn.Conv2d(channels, sizes[0], (height, width))
         layers["flatten"] = nn.Flatten()
         for i, (size, next_size) in enumerate(pairwise(sizes), 1):
             layers[f"activation_{i}"] = nn.ReLU()

@@ -97,6 +97,8 @@ def test_a_subnet_that_is_as_fast_is_compared_and_results_are_kept(bench, tmp_pa
     tiny = record["against"]["tiny"]
     assert tiny["subnet"] is None and "none of the networks" in tiny["reason"]
     assert len(list((tmp_path / "models").glob("medium-seed-*.onnx"))) == 2
+    # Three held and were trained for a part, two of them to the end.
+    assert len(list((tmp_path / "models").glob("medium-subnet-*-seed-0.onnx"))) == 2
     # The limit; beside the hand-made one the three that are smaller; both trained; the other limit.
     assert bench.timed == [1, 1 + 3, 2, 1]
     monkeypatch.setattr(against_hand_made, "train_network", None)  # nothing is done again

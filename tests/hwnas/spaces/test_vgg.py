@@ -5,6 +5,7 @@ import torch
 from hwnas.networks import Network, counts
 from hwnas.spaces.images import MeanHead
 from hwnas.spaces.vgg import MapHead, PlainConv, vgg_space
+from hwnas.supernet import Supernet
 
 
 def network(space, chosen):
@@ -36,7 +37,7 @@ def test_reference_networks_have_the_published_counts(depths, params, macs):
 def test_a_head_on_the_map_is_a_linear_layer_on_all_of_it():
     head = MapHead(5, (7,)).build((3, 4, 4))
     x = torch.randn(2, 3, 4, 4)
-    by_hand = x.flatten(1) @ head.map.weight.flatten(1).T + head.map.bias
+    by_hand = x.flatten(1) @ head.map_4x4.weight.flatten(1).T + head.map_4x4.bias
     assert torch.allclose(head(x), head.dense_1(by_hand.relu()), atol=1e-5)
 
 
@@ -73,6 +74,17 @@ def test_a_stage_may_be_left_out_with_its_halving():
     space = vgg_space((1, 28, 28), 10)
     whole, without = (network(space, {"depth_3": depth}) for depth in (1, 0))
     assert len(without.blocks) == len(whole.blocks) - 1
+
+
+def test_in_a_supernet_logits_hidden_units_and_maps_of_each_size_have_weights_of_their_own():
+    supernet = Supernet(vgg_space((1, 8, 8), 10))
+    names = [name for name, _ in supernet.named_parameters() if "weight" in name]
+    # Of 8×8 inputs, halved once or twice; and the head on the mean.
+    for role in ("classify", "map"):
+        assert sorted(n.split("/")[1] for n in names if f"/{role}_" in n) == [
+            f"{role}_2x2", f"{role}_4x4",
+        ]  # fmt: skip
+    assert sum("/classify/" in name for name in names) == 1
 
 
 def test_images_that_are_not_square_are_refused():
