@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 
-from hwnas.bench.kept import Kept
 from hwnas.bench.rank_agreement import rank_agreement
 from hwnas.bench.subnets import spread_subnets
 from hwnas.bench.supernet_seed import (
     PASSES,
     WEIGHTS,
+    KeptOfSeed,
     SupernetStudy,
+    alone_name,
     complete_seed,
+    inherited_name,
     study_data,
     study_recipes,
 )
@@ -37,8 +39,6 @@ from hwnas.supernet import Supernet, load_supernet
 from profilers.devices import this_device
 
 __all__ = ["bench_supernet", "supernet_of"]
-
-RESULTS = "results.json"
 
 
 def bench_supernet(
@@ -53,6 +53,7 @@ def bench_supernet(
 
     Called again with the same arguments it goes on where it stopped. Calls with one seed each may
     run side by side on the same `out`, and one with all of them then puts their results together.
+    With other `alone_epochs` it compares the supernets that are there.
 
     Args:
         study: What is asked for.
@@ -79,12 +80,12 @@ def bench_supernet(
     recipe, supernet_recipe = study_recipes(study, data)
     subnets = spread_subnets(space, study.n_subnets)
     sizes = [counts(space.architecture(genotype)) for genotype in subnets]
-    asked = asdict(study) | {"data": f"{study.data} {data.fingerprint}"}
+    asked = {"data": f"{study.data} {data.fingerprint}"}
     found = {}
     with _threads(study.threads):
         for seed in seeds:
             folder = _folder(out, seed)
-            with Kept.open(folder / RESULTS, asked | {"seed": seed}) as kept:
+            with KeptOfSeed.open(folder, study, asked | {"seed": seed}) as kept:
                 complete_seed(
                     study, data, space, subnets,
                     seed=seed, folder=folder, kept=kept, progress=progress,
@@ -124,22 +125,22 @@ def _folder(out: Path, seed: int) -> Path:
     return out / f"seed-{seed}"
 
 
-def _seed_row(kept: Kept, macs: Sequence[int]) -> dict[str, Any]:
+def _seed_row(kept: KeptOfSeed, macs: Sequence[int]) -> dict[str, Any]:
     """A complete seed in numbers."""
-    inherited, alone = (
-        [kept.get(f"{name} {i}") for i in range(len(macs))] for name in ("inherited", "alone")
-    )
+    n = len(macs)
+    inherited = [kept.supernet.get(inherited_name(i, n)) for i in range(n)]
+    alone = [kept.alone.get(alone_name(i)) for i in range(n)]
     accuracies = [[each["accuracy"] for each in found] for found in (inherited, alone)]
     return {
         **rank_agreement(*accuracies),
         "macs_spearman": rank_agreement(macs, accuracies[1])["spearman"],
-        "supernet_epochs": kept.get("epochs"),
-        **kept.get("training"),
-        "supernet_seconds": kept.get("spent")["seconds"],
-        "supernet_cpu_seconds": kept.get("spent")["cpu_seconds"],
+        "supernet_epochs": kept.supernet.get("epochs"),
+        **kept.supernet.get("training"),
+        "supernet_seconds": kept.supernet.get("spent")["seconds"],
+        "supernet_cpu_seconds": kept.supernet.get("spent")["cpu_seconds"],
         "inherited_seconds": sum(each["seconds"] for each in inherited),
         "alone_seconds": sum(each["seconds"] for each in alone),
-        "passes": kept.get(PASSES),
+        "passes": kept.supernet.get(PASSES),
         "inherited": accuracies[0],
         "alone": accuracies[1],
         "each_alone_seconds": [each["seconds"] for each in alone],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,7 +30,17 @@ from hwnas.supernet import (
 )
 from hwnas.training import Recipe, default_recipes, seeded, with_changes
 
-__all__ = ["PASSES", "WEIGHTS", "SupernetStudy", "complete_seed", "study_data", "study_recipes"]
+__all__ = [
+    "PASSES",
+    "WEIGHTS",
+    "KeptOfSeed",
+    "SupernetStudy",
+    "alone_name",
+    "complete_seed",
+    "inherited_name",
+    "study_data",
+    "study_recipes",
+]
 
 WEIGHTS = "supernet.pt"
 EPOCHS, SPENT, TRAINING, PASSES = "epochs", "spent", "training", "passes"
@@ -65,6 +76,51 @@ class SupernetStudy:
     supernet_recipe: tuple[str, ...] = ()
     threads: int = 1
 
+    def supernet_only(self) -> dict[str, Any]:
+        """What decides the supernet, as plain data."""
+        of_subnets = ("n_subnets", "alone_epochs", "recipe")
+        return {name: value for name, value in asdict(self).items() if name not in of_subnets}
+
+
+@dataclass(frozen=True)
+class KeptOfSeed:
+    """Results of one seed: with other trainings alone, the same supernet is compared again.
+
+    Attributes:
+        supernet: What concerns it.
+        alone: What concerns subnets that are trained alone.
+    """
+
+    supernet: Kept
+    alone: Kept
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, study: SupernetStudy, asked: Mapping[str, Any]) -> Iterator[Self]:
+        """Hold the results in a seed's folder until the block ends; see `Kept.open`.
+
+        Args:
+            folder: Made if it is missing.
+            study: What is asked for.
+            asked: What else decides all results; in the place of the study's values of that name.
+        """
+        alone = folder / f"alone-{study.alone_epochs:g}-epochs.json"
+        with (
+            Kept.open(folder / "supernet.json", study.supernet_only() | dict(asked)) as supernet,
+            Kept.open(alone, asdict(study) | dict(asked)) as trained,
+        ):
+            yield cls(supernet, trained)
+
+
+def inherited_name(i: int, n: int) -> str:
+    """What the accuracy of subnet `i` of `n` with inherited weights is kept as."""
+    return f"inherited {i} of {n}"
+
+
+def alone_name(i: int) -> str:
+    """What that of subnet `i` trained alone is kept as."""
+    return f"alone {i}"
+
 
 def study_data(study: SupernetStudy, path: Path | None) -> DataSet:
     """The data of a study, with as many training examples as it asks for, classes in proportion.
@@ -98,13 +154,14 @@ def complete_seed(
     *,
     seed: int,
     folder: Path,
-    kept: Kept,
+    kept: KeptOfSeed,
     progress: Progress,
 ) -> None:
     """Do all steps that are not kept yet, with this process' threads.
 
-    Kept are `epochs` of the supernet; its `training`; `inherited I` and `alone I` of each subnet,
-    on validation; and the `passes` of the last one, see `time_passes`.
+    Kept with the supernet are its `epochs`, its `training`, `inherited I of N` of each subnet, and
+    the `passes` of the last one, see `time_passes`; of trainings alone, `alone I`. Accuracies are
+    on validation.
 
     Args:
         study: What is asked for.
@@ -113,11 +170,12 @@ def complete_seed(
         subnets: The last one is the largest.
         seed: Of all that is random.
         folder: Where the weights lie.
-        kept: The seed's results.
+        kept: The seed's results so far.
         progress: Told how it goes on.
     """
     alone, shared = study_recipes(study, data)
-    supernet = _trained(study, data, space, shared, seed, folder / WEIGHTS, kept, progress)
+    n = len(subnets)
+    supernet = _trained(study, data, space, shared, seed, folder / WEIGHTS, kept.supernet, progress)
 
     def inherited_accuracy(i: int) -> dict[str, float]:
         start = time.perf_counter()
@@ -133,15 +191,18 @@ def complete_seed(
         return {"accuracy": accuracy, "seconds": time.perf_counter() - start}
 
     # In random order: what an interrupted study has, is spread over the MACs too.
-    order = np.random.default_rng(seed).permutation(len(subnets)).tolist()
-    scores: dict[str, Callable[[int], dict[str, float]]]
-    scores = {"inherited": inherited_accuracy, "alone": alone_accuracy}
-    for name, score in scores.items():
-        with progress.task(f"seed {seed}: subnets, {name}", len(order)) as task:
-            for done, i in enumerate(order, 1):
-                found = kept.once(f"{name} {i}", partial(score, i))
-                task.update(done, note=f"accuracy {found['accuracy']:.4f}")
-    kept.once(PASSES, lambda: time_passes(supernet, subnets[-1], data, shared, n_rounds=N_ROUNDS))
+    order = np.random.default_rng(seed).permutation(n).tolist()
+    with progress.task(f"seed {seed}: subnets, inherited", n) as task:
+        for done, i in enumerate(order, 1):
+            found = kept.supernet.once(inherited_name(i, n), partial(inherited_accuracy, i))
+            task.update(done, note=f"accuracy {found['accuracy']:.4f}")
+    with progress.task(f"seed {seed}: subnets, alone", n) as task:
+        for done, i in enumerate(order, 1):
+            found = kept.alone.once(alone_name(i), partial(alone_accuracy, i))
+            task.update(done, note=f"accuracy {found['accuracy']:.4f}")
+    kept.supernet.once(
+        PASSES, lambda: time_passes(supernet, subnets[-1], data, shared, n_rounds=N_ROUNDS)
+    )
 
 
 def _trained(

@@ -78,7 +78,7 @@ def test_an_interrupted_study_goes_on_and_finds_the_same(when, bench, tmp_path, 
     monkeypatch.setattr(supernet_seed, "train_supernet", None)  # nothing is trained again
     monkeypatch.setattr(supernet_seed, "train_network", None)
     assert bench()["seeds"]["0"] == resumed
-    kept = json.loads((tmp_path / "seed-0" / "results.json").read_text())
+    kept = json.loads((tmp_path / "seed-0" / "alone-2-epochs.json").read_text())
     assert kept["alone 3"]["accuracy"] == resumed["alone"][3]
     trained = supernet_of(SPACE, tmp_path, seed=0)
     accuracy = evaluate_subnet(trained, (2, 2), study_data(STUDY, None)).accuracy
@@ -104,10 +104,21 @@ def test_the_supernet_gets_the_epochs_that_fit_into_the_minutes(bench, monkeypat
     assert asked == pytest.approx([64 / 7, 12 / 7])
 
 
+def test_a_supernet_is_compared_with_longer_trainings_without_being_trained_again(
+    bench, monkeypatch
+):
+    first = bench()["seeds"]["0"]
+    monkeypatch.setattr(supernet_seed, "train_supernet", None)
+    monkeypatch.setattr(supernet_seed, "evaluate_subnet", None)
+    longer = bench(replace(STUDY, alone_epochs=3.0))["seeds"]["0"]
+    assert longer["inherited"] == first["inherited"] and longer["alone"] != first["alone"]
+    assert bench()["seeds"]["0"] == first
+
+
 def test_a_folder_of_another_study_is_refused(bench, tmp_path):
     bench()
-    with pytest.raises(ConfigError, match="alone_epochs was 2.0, is 3.0"):
-        bench(replace(STUDY, alone_epochs=3.0))
+    with pytest.raises(ConfigError, match="minutes was .*, is 3.0"):
+        bench(replace(STUDY, minutes=3.0))
 
 
 def test_fewer_examples_hold_the_classes_in_proportion():
