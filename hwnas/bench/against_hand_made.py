@@ -1,7 +1,8 @@
 """Do subnets beat the networks that a person would take, at no more latency?
 
 For each hand-made network: those subnets are bred on a trained supernet whose predicted latency,
-by the upper end of its interval, is not above what the hand-made one was measured to take. The best
+by the upper end of its interval, is not above what the hand-made one was measured to take. The
+supernet was trained for networks of all sizes, so it is trained on for just these first. The best
 of them that hold when measured beside it are trained alone, first for a quarter of the epochs, then
 the best of these for all; and the best of those on validation is trained with all seeds, as the
 hand-made one is. Test is read at the very end, from the ONNX files.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,7 @@ from hwnas.budget import Budget
 from hwnas.cost import CostTable
 from hwnas.cost_fit import fit_costs
 from hwnas.data import DataSet, load_data
-from hwnas.errors import ConfigError, InfeasibleBudgetError
+from hwnas.errors import ConfigError, InfeasibleBudgetError, unknown_name
 from hwnas.evaluation import evaluate_onnx
 from hwnas.evaluators.training import train_network
 from hwnas.front.sittings import SeveralSittings, time_in_sittings
@@ -38,7 +40,7 @@ from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.spaces.for_data import space_for
 from hwnas.strategies.base import Problem, SpaceExhaustedError, Trial
 from hwnas.strategies.evolution import Evolution
-from hwnas.supernet import Supernet
+from hwnas.supernet import Supernet, make_way, train_supernet
 from hwnas.target_place import TargetPlace
 from hwnas.training import Recipe, default_recipes, with_changes
 from predictors.cost import CostPredictor
@@ -67,6 +69,7 @@ class HandMadeStudy:
         data: Images, as `load_data` takes them.
         space: Of the supernet, as `make_space` takes it.
         epochs: Of each training alone.
+        specialising_epochs: Of training the supernet on for the subnets that are fast enough.
         recipe: Changes of the recipe, see `with_changes`.
         n_seeds: Trainings of each network that is compared.
         n_evaluations: Subnets that are scored with inherited weights, for each hand-made network.
@@ -74,11 +77,13 @@ class HandMadeStudy:
         n_networks: That are measured to fit the predictor.
         target: As `make_target` takes it.
         supernet_seed: Which supernet of the study of supernets.
+        against: Names of hand-made networks; empty: all.
     """
 
     data: str
     space: str
     epochs: float
+    specialising_epochs: float = 2.0
     recipe: tuple[str, ...] = ()
     n_seeds: int = 3
     n_evaluations: int = 200
@@ -86,6 +91,7 @@ class HandMadeStudy:
     n_networks: int = 60
     target: str = "onnxruntime-cpu"
     supernet_seed: int = 0
+    against: tuple[str, ...] = ()
 
 
 def bench_hand_made(
@@ -127,7 +133,7 @@ def bench_hand_made(
     space = space_for(study.space, data)
     supernet = supernet_of(space, supernets, seed=study.supernet_seed)
     asked = asdict(study) | {"data": f"{study.data} {data.fingerprint}"}
-    networks = hand_made(data.input_shape, data.n_classes)
+    networks = _chosen(study.against, hand_made(data.input_shape, data.n_classes))
     with Kept.open(out / RESULTS, asked) as kept, MeasurementStore(out / MEASUREMENTS) as store:
         comparison = _Comparison(study, data, space, supernet, out, kept, store, progress)
         problem = comparison.priced(predictor)
@@ -249,8 +255,11 @@ class _Comparison:
     def _bred(self, limit_ms: float, problem: Problem) -> dict[str, Any]:
         """Subnets by inherited accuracy, best first, or the reason why there are none."""
         limited = replace(problem, budgets=(Budget("latency_ms", limit_ms),))
+        try:
+            scores = SubnetScores(self._specialised(limited, limit_ms), self.data)
+        except InfeasibleBudgetError as error:
+            return {"genotypes": [], "reason": str(error)}
         evolution = Evolution(limited, seed=0)
-        scores = SubnetScores(self.supernet, self.data)
         n = self.study.n_evaluations
         with self.progress.task(f"breeding up to {limit_ms:.3g} ms", n) as task:
             for number in range(n):
@@ -258,8 +267,6 @@ class _Comparison:
                     genotype = evolution.ask()
                 except SpaceExhaustedError:
                     break
-                except InfeasibleBudgetError as error:
-                    return {"genotypes": [], "reason": str(error)}
                 error_share = scores.score(genotype)
                 costs = limited.predict(np.array([genotype], dtype=np.int64))
                 objectives = limited.objectives(error_share, costs)[0].tolist()
@@ -267,6 +274,15 @@ class _Comparison:
                 task.update(number + 1, note=f"error {min(scores.errors):.4f}")
         order = np.argsort(scores.errors, kind="stable")
         return {"genotypes": [scores.genotypes[i] for i in order[:N_SIDE_BY_SIDE]]}
+
+    def _specialised(self, limited: Problem, limit_ms: float) -> Supernet:
+        """The supernet, trained on by uniform paths within the limit (as in SPOS)."""
+        supernet = deepcopy(self.supernet)
+        recipe = replace(self.recipe, epochs=self.study.specialising_epochs)
+        way = make_way("single-path", self.space, seed=0, problem=limited)
+        with self.progress.task(f"training the supernet up to {limit_ms:.3g} ms", 1.0) as task:
+            train_supernet(supernet, self.data, recipe, way, seed=0, on_progress=task.update)
+        return supernet
 
     def _fast(self, theirs: Architecture, bred: Sequence[Genotype]) -> list[Genotype]:
         """The first of those that take no longer than the hand-made network, in turns with it."""
@@ -328,6 +344,14 @@ class _Comparison:
 
     def _path(self, name: str, seed: int) -> Path:
         return self.out / "models" / f"{name.replace(' ', '-subnet-')}-seed-{seed}.onnx"
+
+
+def _chosen(names: Sequence[str], networks: dict[str, Architecture]) -> dict[str, Architecture]:
+    """The networks of those names, or all."""
+    for name in names:
+        if name not in networks:
+            raise ConfigError(unknown_name("hand-made network", name, networks))
+    return {name: networks[name] for name in names or networks}
 
 
 def _spread(accuracies: Sequence[float]) -> float:

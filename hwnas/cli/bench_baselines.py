@@ -34,6 +34,14 @@ def baselines(
     epochs: Annotated[
         float, typer.Option("--epochs", min=0.0, help="Of every training, also of the hand-made.")
     ] = 2.0,
+    specialising_epochs: Annotated[
+        float,
+        typer.Option(
+            "--specialising-epochs",
+            min=0.0,
+            help="Of training the supernet on for the subnets that are fast enough.",
+        ),
+    ] = 2.0,
     recipe: Annotated[
         list[str] | None,
         typer.Option("--recipe", help="Of every training, such as 'flip=true'; repeatable."),
@@ -44,7 +52,7 @@ def baselines(
         typer.Option("--evaluations", min=1, help="Subnets scored with inherited weights, each."),
     ] = 200,
     candidates: Annotated[
-        int, typer.Option("--candidates", min=1, help="Subnets trained once, to choose one.")
+        int, typer.Option("--candidates", min=1, help="Subnets trained to the end, to choose one.")
     ] = 3,
     networks: Annotated[
         int, typer.Option("--networks", min=1, help="Networks measured to fit the predictor.")
@@ -52,12 +60,16 @@ def baselines(
     predictor: Annotated[
         Path | None, typer.Option("--predictor", help="A fitted one, instead of measuring.")
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", help="lenet-5, resnet-8 or mobilenet-v3-small; repeatable; all."),
+    ] = None,
     target: TargetName = "onnxruntime-cpu",
     as_json: AsJson = False,
 ) -> None:
     """LeNet-5, ResNet-8 and MobileNetV3-Small against the best subnet that is as fast.
 
-    Subnets are chosen by inherited accuracy, then by a training alone, on validation; both networks
+    Subnets are chosen by inherited accuracy, then by trainings alone, on validation; both networks
     are trained by one recipe with equal epochs, and measured in turns. The supernet comes from
     `hwnas bench supernet`. Ctrl-C at any time: the same command goes on.
 
@@ -69,6 +81,7 @@ def baselines(
         data=data,
         space=space,
         epochs=epochs,
+        specialising_epochs=specialising_epochs,
         recipe=tuple(recipe or ()),
         n_seeds=seeds,
         n_evaluations=evaluations,
@@ -76,6 +89,7 @@ def baselines(
         n_networks=networks,
         target=target,
         supernet_seed=supernet_seed,
+        against=tuple(against or ()),
     )
     record = bench_hand_made(
         study,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,7 +31,7 @@ HAND_MADE = {
     "medium": Architecture(SHAPE, (*[ConvBlock(16, 3, 2, "relu")] * 2, HEAD)),
     "tiny": Architecture(SHAPE, (ClassifierHead(8, 10, "relu"),)),
 }
-STUDY = HandMadeStudy("digits", "widths", 0.5, n_seeds=2, n_evaluations=9, n_candidates=2)
+STUDY = HandMadeStudy("digits", "widths", 0.5, 0.1, n_seeds=2, n_evaluations=9, n_candidates=2)
 
 
 def macs_of(genotypes):
@@ -103,6 +104,24 @@ def test_a_subnet_that_is_as_fast_is_compared_and_results_are_kept(bench, tmp_pa
     assert bench.timed == [1, 1 + 3, 2, 1]
     monkeypatch.setattr(against_hand_made, "train_network", None)  # nothing is done again
     assert bench() == record and len(bench.timed) == 4
+
+
+def test_the_supernet_is_trained_on_for_subnets_that_are_fast_enough(bench, monkeypatch):
+    asked = []
+
+    def note(supernet, data, recipe, way, **more):
+        asked.append((recipe.epochs, {g for step in range(30) for g in way.subnets(step, 30)}))
+
+    monkeypatch.setattr(against_hand_made, "train_supernet", note)
+    bench(replace(STUDY, against=("medium",)))
+    ((epochs, subnets),) = asked
+    limit = counts(HAND_MADE["medium"]).macs
+    assert epochs == 0.1 and macs_of(np.array(sorted(subnets))).max() <= limit
+
+
+def test_an_unknown_hand_made_network_is_an_error(bench):
+    with pytest.raises(ConfigError, match="hand-made network.*did you mean 'medium'"):
+        bench(replace(STUDY, against=("mediums",)))
 
 
 def test_a_gain_counts_beyond_the_spread_and_at_no_more_latency():
