@@ -1,18 +1,16 @@
-"""Do subnets beat the networks that a person would take, at no more latency?
+"""Do searched networks beat those that a person would take, at no more latency?
 
-For each hand-made network: those subnets are bred on a trained supernet whose predicted latency,
-by the upper end of its interval, is not above what the hand-made one was measured to take. The
-supernet was trained for networks of all sizes, so it is trained on for just these first. The best
-of them that hold when measured beside it are trained alone, first for a quarter of the epochs, then
-the best of these for all; and the best of those on validation is trained with all seeds, as the
-hand-made one is. Test is read at the very end, from the ONNX files.
+For each hand-made network, the default strategy searches a space for networks whose predicted
+latency, by the upper end of its interval, is not above what the hand-made one was measured to take;
+candidates are trained briefly. The best of them that hold when measured beside it are trained for a
+quarter of the epochs, the best of these for all, and the best of those on validation with all
+seeds, as the hand-made one is. Test is read at the very end, from the ONNX files.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,6 @@ import numpy as np
 
 from hwnas.bench.hand_made import hand_made
 from hwnas.bench.kept import Kept
-from hwnas.bench.supernet import supernet_of
 from hwnas.budget import Budget
 from hwnas.cost import CostTable
 from hwnas.cost_fit import fit_costs
@@ -32,15 +29,13 @@ from hwnas.evaluation import evaluate_onnx
 from hwnas.evaluators.training import train_network
 from hwnas.front.sittings import SeveralSittings, time_in_sittings
 from hwnas.front.verify import Trained, export_candidate
-from hwnas.guides.scoring import SubnetScores
 from hwnas.networks import counts
 from hwnas.profiling import profile_space, untrained_model
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.spaces.for_data import space_for
+from hwnas.strategies import Guided
 from hwnas.strategies.base import Problem, SpaceExhaustedError, Trial
-from hwnas.strategies.evolution import Evolution
-from hwnas.supernet import Supernet, make_way, train_supernet
 from hwnas.target_place import TargetPlace
 from hwnas.training import Recipe, default_recipes, with_changes
 from predictors.cost import CostPredictor
@@ -56,8 +51,10 @@ __all__ = ["HandMadeStudy", "bench_hand_made", "is_beaten"]
 RESULTS, PREDICTOR, MEASUREMENTS = "results.json", "predictor.npz", "measurements.db"
 SECONDS = 1.0  # for each model in each sitting
 LEVEL = 0.9  # share of networks that the predicted interval is to cover
-N_SIDE_BY_SIDE = 20  # bred subnets that are measured beside a hand-made network
-N_SCREENED = 12  # of those that hold, that are trained for a part of the epochs
+
+CANDIDATE_SHARE = 0.1  # of the epochs, for a candidate of the search
+N_SIDE_BY_SIDE = 20  # of them that are measured beside a hand-made network
+N_SCREENED = 12  # of those that hold, that are trained for a larger part
 SCREENING_SHARE = 0.25
 
 
@@ -67,30 +64,26 @@ class HandMadeStudy:
 
     Attributes:
         data: Images, as `load_data` takes them.
-        space: Of the supernet, as `make_space` takes it.
+        space: What is searched, as `make_space` takes it.
         epochs: Of each training alone.
-        specialising_epochs: Of training the supernet on for the subnets that are fast enough.
         recipe: Changes of the recipe, see `with_changes`.
         n_seeds: Trainings of each network that is compared.
-        n_evaluations: Subnets that are scored with inherited weights, for each hand-made network.
+        n_evaluations: Candidates of the search, for each hand-made network.
         n_candidates: That are trained once to the end, to choose one of them on validation.
         n_networks: That are measured to fit the predictor.
         target: As `make_target` takes it.
-        supernet_seed: Which supernet of the study of supernets.
         against: Names of hand-made networks; empty: all.
     """
 
     data: str
     space: str
     epochs: float
-    specialising_epochs: float = 2.0
     recipe: tuple[str, ...] = ()
     n_seeds: int = 3
     n_evaluations: int = 200
     n_candidates: int = 3
     n_networks: int = 60
     target: str = "onnxruntime-cpu"
-    supernet_seed: int = 0
     against: tuple[str, ...] = ()
 
 
@@ -98,44 +91,41 @@ def bench_hand_made(
     study: HandMadeStudy,
     out: Path,
     *,
-    supernets: Path,
     data_path: Path | None,
     predictor: Path | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Find a subnet for each hand-made network, and compare the two.
+    """Search a network for each hand-made one, and compare the two.
 
     Called again with the same arguments it goes on where it stopped.
 
     Args:
         study: What is asked for.
         out: Holds results, predictor, measurements and models.
-        supernets: The `out` of `bench_supernet`.
         data_path: Folder or file of the data.
         predictor: A fitted one of the space and target; None: one is fitted after measuring.
         progress: Told how it goes on.
 
     Returns:
         What was asked for, and by name of the hand-made network in `against`: `hand_made` and
-        `subnet`, each with `latency_ms` (measured in turns, several sittings), `test_accuracies` by
-        seed, their mean and spread (largest minus smallest), `macs` and `params`;
-        `latency_ratio`, `accuracy_gain` and `is_beaten`. Where no subnet is as fast, `subnet` is
+        `searched`, each with `latency_ms` (measured in turns, several sittings), `test_accuracies`
+        by seed, their mean and spread (largest minus smallest), `macs` and `params`;
+        `latency_ratio`, `accuracy_gain` and `is_beaten`. Where none is as fast, `searched` is
         None and `reason` says why.
 
     Raises:
         ConfigError: The data are no images, or `out` holds the results of another study.
-        RunFolderError: There is no such supernet, or `out` cannot be used.
+        RunFolderError: `out` cannot be used.
         ProfilerError, PredictorError: Something else that the user can mend.
     """
     data = load_data(study.data, path=data_path)
     if data.kind != "image":
         raise ConfigError(f"hand-made networks are for images, {study.data} is of kind {data.kind}")
     space = space_for(study.space, data)
-    supernet = supernet_of(space, supernets, seed=study.supernet_seed)
     asked = asdict(study) | {"data": f"{study.data} {data.fingerprint}"}
     networks = _chosen(study.against, hand_made(data.input_shape, data.n_classes))
     with Kept.open(out / RESULTS, asked) as kept, MeasurementStore(out / MEASUREMENTS) as store:
-        comparison = _Comparison(study, data, space, supernet, out, kept, store, progress)
+        comparison = _Comparison(study, data, space, out, kept, store, progress)
         problem = comparison.priced(predictor)
         rows = {name: comparison.row(name, each, problem) for name, each in networks.items()}
     return {
@@ -152,8 +142,8 @@ def is_beaten(theirs: Sequence[float], ours: Sequence[float], latency_ratio: flo
 
     Args:
         theirs: Accuracies of the hand-made network, one for each seed.
-        ours: Of the subnet.
-        latency_ratio: The subnet's over the other's, measured.
+        ours: Of the searched one.
+        latency_ratio: The searched one's over the other's, measured.
 
     Returns:
         Whether the means differ by more than either's spread over the seeds, and the ratio is at
@@ -175,13 +165,12 @@ class _Comparison:
         study: HandMadeStudy,
         data: DataSet,
         space: SearchSpace,
-        supernet: Supernet,
         out: Path,
         kept: Kept,
         store: MeasurementStore,
         progress: Progress,
     ) -> None:
-        self.study, self.data, self.space, self.supernet = study, data, space, supernet
+        self.study, self.data, self.space = study, data, space
         self.out, self.kept, self.store, self.progress = out, kept, store, progress
         self.target = make_target(study.target)
         short, _ = default_recipes(data)
@@ -208,18 +197,22 @@ class _Comparison:
         return Problem(self.space, table.predict)
 
     def row(self, name: str, theirs: Architecture, problem: Problem) -> dict[str, Any]:
-        """One hand-made network, and the subnet that is as fast."""
+        """One hand-made network, and the searched one that is as fast."""
         hand_made_row = {"params": counts(theirs).params, "macs": counts(theirs).macs}
         limit_ms = self.kept.once(f"limit {name}", lambda: self._limit_ms(theirs))
-        bred = self.kept.once(f"bred {name}", lambda: self._bred(limit_ms, problem))
-        fast = self.kept.once(f"fast {name}", lambda: self._fast(theirs, bred["genotypes"]))
+        found = self.kept.once(f"found {name}", lambda: self._found(name, limit_ms, problem))
+        fast = self.kept.once(f"fast {name}", lambda: self._fast(theirs, found["genotypes"]))
         if not fast:
-            reason = bred.get("reason") or "no bred subnet is as fast when measured beside it"
-            return {"hand_made": hand_made_row, "subnet": None, "reason": reason}
-        screened = [self._screened(f"{name} {i}", tuple(each)) for i, each in enumerate(fast)]
+            reason = found.get("reason") or "none is as fast when measured beside it"
+            return {"hand_made": hand_made_row, "searched": None, "reason": reason}
+        screened = []
+        with self.progress.task(f"screening for {name}", len(fast)) as task:
+            for i, each in enumerate(fast):
+                screened.append(self._briefly(f"{name} {i}", tuple(each), SCREENING_SHARE))
+                task.update(i + 1, note=f"best {max(screened):.4f}")
         order = sorted(range(len(fast)), key=lambda i: -screened[i])[: self.study.n_candidates]
-        found = {i: self._trained(f"{name} {i}", tuple(fast[i]), 0) for i in order}
-        best = max(order, key=lambda i: found[i])
+        accuracies_of = {i: self._trained(f"{name} {i}", tuple(fast[i]), 0) for i in order}
+        best = max(order, key=lambda i: accuracies_of[i])
         genotype = tuple(fast[best])
         ours = self.space.architecture(genotype)
         seeds = range(self.study.n_seeds)
@@ -237,7 +230,7 @@ class _Comparison:
         ratio = timed[1]["latency_ms"] / timed[0]["latency_ms"]
         return {
             "hand_made": {**hand_made_row, **timed[0], **_summary(accuracies[0])},
-            "subnet": {
+            "searched": {
                 "genotype": self.space.to_json(genotype),
                 "params": counts(ours).params,
                 "macs": counts(ours).macs,
@@ -252,61 +245,46 @@ class _Comparison:
     def _limit_ms(self, theirs: Architecture) -> float:
         return self._in_turns([untrained_model(theirs)])[0].samples.latency_ms
 
-    def _bred(self, limit_ms: float, problem: Problem) -> dict[str, Any]:
-        """Subnets by inherited accuracy, best first, or the reason why there are none."""
+    def _found(self, name: str, limit_ms: float, problem: Problem) -> dict[str, Any]:
+        """Networks by their accuracy after a brief training, or the reason why there are none."""
         limited = replace(problem, budgets=(Budget("latency_ms", limit_ms),))
-        try:
-            scores = SubnetScores(self._specialised(limited, limit_ms), self.data)
-        except InfeasibleBudgetError as error:
-            return {"genotypes": [], "reason": str(error)}
-        evolution = Evolution(limited, seed=0)
-        n = self.study.n_evaluations
-        with self.progress.task(f"breeding up to {limit_ms:.3g} ms", n) as task:
+        strategy = Guided(limited, seed=0)  # the default
+        n, found = self.study.n_evaluations, dict[Genotype, float]()
+        with self.progress.task(f"searching up to {limit_ms:.3g} ms", n) as task:
             for number in range(n):
                 try:
-                    genotype = evolution.ask()
+                    genotype = strategy.ask()
                 except SpaceExhaustedError:
                     break
-                error_share = scores.score(genotype)
+                except InfeasibleBudgetError as error:
+                    return {"genotypes": [], "reason": str(error)}
+                accuracy = self._briefly(f"{name} trial {number}", genotype, CANDIDATE_SHARE)
                 costs = limited.predict(np.array([genotype], dtype=np.int64))
-                objectives = limited.objectives(error_share, costs)[0].tolist()
-                evolution.tell(Trial(number, genotype, tuple(objectives)))
-                task.update(number + 1, note=f"error {min(scores.errors):.4f}")
-        order = np.argsort(scores.errors, kind="stable")
-        return {"genotypes": [scores.genotypes[i] for i in order[:N_SIDE_BY_SIDE]]}
+                objectives = limited.objectives(1 - accuracy, costs)[0].tolist()
+                strategy.tell(Trial(number, genotype, tuple(objectives)))
+                found[genotype] = accuracy
+                task.update(number + 1, note=f"best {max(found.values()):.4f}")
+        return {"genotypes": sorted(found, key=lambda each: -found[each])[:N_SIDE_BY_SIDE]}
 
-    def _specialised(self, limited: Problem, limit_ms: float) -> Supernet:
-        """The supernet, trained on by uniform paths within the limit (as in SPOS)."""
-        supernet = deepcopy(self.supernet)
-        recipe = replace(self.recipe, epochs=self.study.specialising_epochs)
-        way = make_way("single-path", self.space, seed=0, problem=limited)
-        with self.progress.task(f"training the supernet up to {limit_ms:.3g} ms", 1.0) as task:
-            train_supernet(supernet, self.data, recipe, way, seed=0, on_progress=task.update)
-        return supernet
-
-    def _fast(self, theirs: Architecture, bred: Sequence[Genotype]) -> list[Genotype]:
+    def _fast(self, theirs: Architecture, searched: Sequence[Genotype]) -> list[Genotype]:
         """The first of those that take no longer than the hand-made network, in turns with it."""
-        if not bred:
+        if not searched:
             return []
-        found = [self.space.architecture(tuple(genotype)) for genotype in bred]
+        found = [self.space.architecture(tuple(genotype)) for genotype in searched]
         sat = self._in_turns([untrained_model(each) for each in (theirs, *found)])
         limit_ms, *ours_ms = (each.samples.latency_ms for each in sat)
-        held = [g for g, ms in zip(bred, ours_ms, strict=True) if ms <= limit_ms]
+        held = [g for g, ms in zip(searched, ours_ms, strict=True) if ms <= limit_ms]
         return held[:N_SCREENED]
 
-    def _screened(self, name: str, genotype: Genotype) -> float:
-        """Accuracy on validation after a part of the training."""
-        recipe = replace(self.recipe, epochs=self.recipe.epochs * SCREENING_SHARE)
+    def _briefly(self, name: str, genotype: Genotype, share: float) -> float:
+        """Accuracy on validation after that share of the training."""
+        recipe = replace(self.recipe, epochs=self.recipe.epochs * share)
 
         def train() -> float:
-            architecture = self.space.architecture(genotype)
-            with self.progress.task(f"training {name} for a part", 1.0) as task:
-                _, result = train_network(
-                    architecture, self.data, recipe, seed=0, on_progress=task.update
-                )
+            _, result = train_network(self.space.architecture(genotype), self.data, recipe, seed=0)
             return result.validation.accuracy
 
-        return float(self.kept.once(f"screened {name}", train))
+        return float(self.kept.once(f"briefly {name}", train))
 
     def _trained(self, name: str, what: Architecture | Genotype, seed: int) -> float:
         """Accuracy on validation; the model is written."""
@@ -343,7 +321,7 @@ class _Comparison:
         )
 
     def _path(self, name: str, seed: int) -> Path:
-        return self.out / "models" / f"{name.replace(' ', '-subnet-')}-seed-{seed}.onnx"
+        return self.out / "models" / f"{name.replace(' ', '-searched-')}-seed-{seed}.onnx"
 
 
 def _chosen(names: Sequence[str], networks: dict[str, Architecture]) -> dict[str, Architecture]:

@@ -1,4 +1,4 @@
-"""`hwnas bench baselines`: subnets of a trained supernet against networks made by hand."""
+"""`hwnas bench baselines`: searched networks against those made by hand."""
 
 from __future__ import annotations
 
@@ -19,28 +19,14 @@ from hwnas.cli.output import (
 
 
 def baselines(
-    supernets: Annotated[
-        Path, typer.Option("--supernets", help="The --out of `hwnas bench supernet`.")
-    ] = Path("runs/bench-supernet"),
-    supernet_seed: Annotated[
-        int, typer.Option("--supernet-seed", min=0, help="Which of its supernets.")
-    ] = 0,
     out: Annotated[
         Path, typer.Option("--out", help="Models and results; the same one resumes.")
     ] = Path("runs/bench-baselines"),
     data: DataName = "fashion-mnist",
     data_path: DataPath = None,
-    space: Annotated[str, typer.Option("--space", help="Of the supernet.")] = "mobile",
+    space: Annotated[str, typer.Option("--space", help="What is searched.")] = "vgg",
     epochs: Annotated[
         float, typer.Option("--epochs", min=0.0, help="Of every training, also of the hand-made.")
-    ] = 2.0,
-    specialising_epochs: Annotated[
-        float,
-        typer.Option(
-            "--specialising-epochs",
-            min=0.0,
-            help="Of training the supernet on for the subnets that are fast enough.",
-        ),
     ] = 2.0,
     recipe: Annotated[
         list[str] | None,
@@ -49,10 +35,10 @@ def baselines(
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="Trainings of each network.")] = 3,
     evaluations: Annotated[
         int,
-        typer.Option("--evaluations", min=1, help="Subnets scored with inherited weights, each."),
-    ] = 200,
+        typer.Option("--evaluations", min=1, help="Candidates of each search, trained briefly."),
+    ] = 60,
     candidates: Annotated[
-        int, typer.Option("--candidates", min=1, help="Subnets trained to the end, to choose one.")
+        int, typer.Option("--candidates", min=1, help="Trained to the end, to choose one.")
     ] = 3,
     networks: Annotated[
         int, typer.Option("--networks", min=1, help="Networks measured to fit the predictor.")
@@ -67,13 +53,13 @@ def baselines(
     target: TargetName = "onnxruntime-cpu",
     as_json: AsJson = False,
 ) -> None:
-    """LeNet-5, ResNet-8 and MobileNetV3-Small against the best subnet that is as fast.
+    """LeNet-5, ResNet-8 and MobileNetV3-Small against the best searched network that is as fast.
 
-    Subnets are chosen by inherited accuracy, then by trainings alone, on validation; both networks
-    are trained by one recipe with equal epochs, and measured in turns. The supernet comes from
-    `hwnas bench supernet`. Ctrl-C at any time: the same command goes on.
+    The default strategy searches below each one's measured latency; what it finds is chosen on
+    validation by longer and longer trainings. Both networks are trained by one recipe with equal
+    epochs, and measured in turns. Ctrl-C at any time: the same command goes on.
 
-    Example: [bold]hwnas bench baselines --supernets DIR --epochs 3 --json[/bold]
+    Example: [bold]hwnas bench baselines --epochs 3 --against lenet-5 --json[/bold]
     """
     from hwnas.bench.against_hand_made import HandMadeStudy, bench_hand_made
 
@@ -81,20 +67,17 @@ def baselines(
         data=data,
         space=space,
         epochs=epochs,
-        specialising_epochs=specialising_epochs,
         recipe=tuple(recipe or ()),
         n_seeds=seeds,
         n_evaluations=evaluations,
         n_candidates=candidates,
         n_networks=networks,
         target=target,
-        supernet_seed=supernet_seed,
         against=tuple(against or ()),
     )
     record = bench_hand_made(
         study,
         out,
-        supernets=supernets,
         data_path=data_path,
         predictor=predictor,
         progress=ConsoleProgress(),
@@ -104,16 +87,16 @@ def baselines(
         return
     print_table(
         f"Trained for {epochs:g} epochs, {seeds} seeds: mean test accuracy (largest minus least)",
-        ("", "ms", "test %", "subnet ms", "subnet test %", "beaten"),
+        ("", "ms", "test %", "searched ms", "its test %", "beaten"),
         [_row(name, found) for name, found in record["against"].items()],
     )
 
 
 def _row(name: str, found: dict[str, Any]) -> list[object]:
-    if found["subnet"] is None:
+    if found["searched"] is None:
         return [name, None, None, None, found["reason"], "no"]
     cells: list[object] = [name]
-    for side in (found["hand_made"], found["subnet"]):
+    for side in (found["hand_made"], found["searched"]):
         accuracy = f"{100 * side['test_accuracy']:.2f} ({100 * side['test_spread']:.2f})"
         cells += [side["latency_ms"], accuracy]
     return [*cells, "yes" if found["is_beaten"] else "no"]

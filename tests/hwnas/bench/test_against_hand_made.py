@@ -13,7 +13,6 @@ from hwnas.networks import counts
 from hwnas.progress import Silent
 from hwnas.spaces.base import Architecture, Choice, SearchSpace
 from hwnas.strategies.base import Costs, Problem
-from hwnas.supernet import Supernet
 
 SHAPE = (1, 8, 8)
 SPACE = SearchSpace(
@@ -31,7 +30,7 @@ HAND_MADE = {
     "medium": Architecture(SHAPE, (*[ConvBlock(16, 3, 2, "relu")] * 2, HEAD)),
     "tiny": Architecture(SHAPE, (ClassifierHead(8, 10, "relu"),)),
 }
-STUDY = HandMadeStudy("digits", "widths", 0.5, 0.1, n_seeds=2, n_evaluations=9, n_candidates=2)
+STUDY = HandMadeStudy("digits", "widths", 0.5, n_seeds=2, n_evaluations=9, n_candidates=2)
 
 
 def macs_of(genotypes):
@@ -69,54 +68,53 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(against_hand_made, "hand_made", lambda shape, n: HAND_MADE)
     monkeypatch.setattr(against_hand_made, "space_for", lambda name, data: SPACE)
     monkeypatch.setattr(
-        against_hand_made, "supernet_of", lambda space, out, *, seed: Supernet(space)
-    )
-    monkeypatch.setattr(
         against_hand_made._Comparison, "priced", lambda self, given: Problem(SPACE, predict)
     )
 
     def run(study=STUDY):
-        return bench_hand_made(
-            study, tmp_path, supernets=tmp_path, data_path=None, progress=Silent()
-        )
+        return bench_hand_made(study, tmp_path, data_path=None, progress=Silent())
 
     run.timed = timed
     return run
 
 
-def test_a_subnet_that_is_as_fast_is_compared_and_results_are_kept(bench, tmp_path, monkeypatch):
+def test_a_network_that_is_as_fast_is_compared_and_results_are_kept(bench, tmp_path, monkeypatch):
     record = bench()
     json.dumps(record)
     row = record["against"]["medium"]
-    chosen = SPACE.from_json(row["subnet"]["genotype"])
+    chosen = SPACE.from_json(row["searched"]["genotype"])
     assert macs_of(np.array([chosen]))[0] <= row["hand_made"]["macs"]
-    for side in (row["hand_made"], row["subnet"]):
+    for side in (row["hand_made"], row["searched"]):
         assert len(side["test_accuracies"]) == 2 and side["latency_ms"] > 0
-    gain = row["subnet"]["test_accuracy"] - row["hand_made"]["test_accuracy"]
+    gain = row["searched"]["test_accuracy"] - row["hand_made"]["test_accuracy"]
     assert row["accuracy_gain"] == pytest.approx(gain)
     assert row["latency_ratio"] == 1.0  # trained models take 0.5 ms here
     tiny = record["against"]["tiny"]
-    assert tiny["subnet"] is None and "none of the networks" in tiny["reason"]
+    assert tiny["searched"] is None and "none of the networks" in tiny["reason"]
     assert len(list((tmp_path / "models").glob("medium-seed-*.onnx"))) == 2
     # Three held and were trained for a part, two of them to the end.
-    assert len(list((tmp_path / "models").glob("medium-subnet-*-seed-0.onnx"))) == 2
+    assert len(list((tmp_path / "models").glob("medium-searched-*-seed-0.onnx"))) == 2
     # The limit; beside the hand-made one the three that are smaller; both trained; the other limit.
     assert bench.timed == [1, 1 + 3, 2, 1]
     monkeypatch.setattr(against_hand_made, "train_network", None)  # nothing is done again
     assert bench() == record and len(bench.timed) == 4
 
 
-def test_the_supernet_is_trained_on_for_subnets_that_are_fast_enough(bench, monkeypatch):
-    asked = []
+def test_what_is_searched_is_within_the_limit_and_trained_briefly(bench, monkeypatch):
+    original, trained = against_hand_made.train_network, []
 
-    def note(supernet, data, recipe, way, **more):
-        asked.append((recipe.epochs, {g for step in range(30) for g in way.subnets(step, 30)}))
+    def note(architecture, data, recipe, **more):
+        trained.append((recipe.epochs, counts(architecture).macs))
+        return original(architecture, data, recipe, **more)
 
-    monkeypatch.setattr(against_hand_made, "train_supernet", note)
+    monkeypatch.setattr(against_hand_made, "train_network", note)
     bench(replace(STUDY, against=("medium",)))
-    ((epochs, subnets),) = asked
     limit = counts(HAND_MADE["medium"]).macs
-    assert epochs == 0.1 and macs_of(np.array(sorted(subnets))).max() <= limit
+    assert max(macs for epochs, macs in trained) <= limit
+    # Three are within the limit: searched; screened;
+    # two trained to the end, and with another seed; and the hand-made one with both.
+    n_of = {epochs: [each for each, _ in trained].count(epochs) for epochs in (0.05, 0.125, 0.5)}
+    assert n_of == {0.05: 3, 0.125: 3, 0.5: 2 + 1 + 2}
 
 
 def test_an_unknown_hand_made_network_is_an_error(bench):
