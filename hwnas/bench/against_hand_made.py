@@ -51,7 +51,6 @@ __all__ = ["HandMadeStudy", "bench_hand_made", "is_beaten"]
 RESULTS, PREDICTOR, MEASUREMENTS = "results.json", "predictor.npz", "measurements.db"
 SECONDS = 1.0  # for each model in each sitting
 LEVEL = 0.9  # share of networks that the predicted interval is to cover
-
 CANDIDATE_SHARE = 0.1  # of the epochs, for a candidate of the search
 N_SIDE_BY_SIDE = 20  # of them that are measured beside a hand-made network
 N_SCREENED = 12  # of those that hold, that are trained for a larger part
