@@ -101,7 +101,8 @@ class MeasurementStore:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
             try:
-                self._is_empty()  # before anything is written: a stranger's file stays as it is
+                with self._snapshot():  # not half of what another process is writing now
+                    self._is_empty()  # before anything is written: a stranger's file stays so
                 self._use_wal()
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._create()

@@ -1,9 +1,11 @@
 """Full disks, read-only files, two writers, clocks that jump: nothing is lost, one message."""
 
+import functools
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -109,14 +111,37 @@ def test_two_writers_that_make_the_file_at_once_lose_nothing(path, target):
     for writer in writers:
         writer.stdin.write("\n")
         writer.stdin.flush()
-    for writer in writers:
-        _, err = writer.communicate(timeout=60)
-        assert writer.returncode == 0, err
+    errors = [writer.communicate(timeout=60)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0], errors
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert connection.execute("SELECT count(*) FROM isolated_kernel").fetchone() == (80,)
     assert connection.execute("SELECT count(DISTINCT digest) FROM failure").fetchone() == (80,)
     connection.close()
+
+
+def test_a_file_made_while_it_is_looked_at_is_no_strangers(path, monkeypatch):
+    connect, others = sqlite3.connect, []
+
+    def make():
+        MeasurementStore(path).close()
+
+    class Slow(sqlite3.Connection):
+        """The other process makes the file between the reading of its version and its tables."""
+
+        def execute(self, statement, *arguments):
+            rows = super().execute(statement, *arguments)
+            if statement == "PRAGMA user_version" and not others:
+                monkeypatch.setattr(sqlite3, "connect", connect)
+                others.append(threading.Thread(target=make))
+                others[0].start()
+                others[0].join(0.3)
+            return rows
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(connect, factory=Slow))
+    with MeasurementStore(path) as store:
+        others[0].join()
+        assert store.networks() == []
 
 
 def test_a_clock_that_jumps_back_changes_no_order(path, make_measurement, device, monkeypatch):
