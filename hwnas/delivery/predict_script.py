@@ -13,7 +13,7 @@ SCRIPT = "predict.py"
 USES: dict[Kind, str] = {
     "image": "IMAGE.png",
     "signal": "SIGNAL.npy",
-    "table": "ROWS.csv",
+    "table": "VALUE,VALUE,...",
     "tokens": '"a text"',
 }
 

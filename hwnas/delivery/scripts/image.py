@@ -11,49 +11,38 @@ import numpy as np
 import onnxruntime as ort
 
 
-def weights(size: int, to: int) -> Any:
-    """Bilinear resizing of one axis as a matrix (to, size), with a low-pass filter to shrink."""
-    centres = (np.arange(to)[:, None] + 0.5) * size / to
-    w = np.maximum(0, 1 - abs(np.arange(size) + 0.5 - centres) / max(size / to, 1))
-    return w / w.sum(axis=1, keepdims=True)
+def resized(x: Any, axis: int, to: int) -> Any:
+    """Bilinear along one axis, with a low-pass filter where it shrinks."""
+    n = x.shape[axis]
+    far = abs((np.arange(to)[:, None] + 0.5) * n / to - np.arange(n) - 0.5)
+    w = np.maximum(0, 1 - far / max(n / to, 1))
+    return np.moveaxis(np.tensordot(w / w.sum(axis=1, keepdims=True), x, (1, axis)), 0, axis)
 
 
-def read(path: str, about: dict[str, Any]) -> Any:
-    """The one image of a file as the model takes it, (1, channels, height, width)."""
-    channels, height, width = about["example"]["shape"]
-    if path.endswith(".npy"):
-        image = np.load(path).reshape(channels, height, width)
-    elif about["example"]["type"] != "uint8":
-        sys.exit(f"{path}: this model was trained on numbers, not bytes; give such a .npy file")
-    else:
-        from PIL import Image, ImageOps
+def pixels(path: str, channels: int, height: int, width: int) -> Any:
+    """Bytes of an image file, (channels, height, width)."""
+    from PIL import Image, ImageOps
 
-        pixels = ImageOps.exif_transpose(Image.open(path)).convert("L" if channels == 1 else "RGB")
-        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
-        image = np.asarray(pixels).reshape(height, width, channels).transpose(2, 0, 1)
-    if about["input"] == "raw":
-        return image[None].astype(about["example"]["type"])
-    is_bytes, how = about["example"]["type"] == "uint8", about["preprocessing"]
-    _, to_height, to_width = how["input_shape"]
-    x = weights(height, to_height) @ image @ weights(width, to_width).T
-    x = np.clip(np.round(x), 0, 255) / 255 if is_bytes else x
-    mean, std = (np.array(how[key])[:, None, None] for key in ("mean", "std"))
-    return ((x - mean) / std)[None].astype(np.float32)
+    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if channels == 1 else "RGB")
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def main(path: str, *sources: str) -> None:
-    """Print the most probable classes of each example, in percent."""
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    about = json.loads(session.get_modelmeta().custom_metadata_map["hwnas"])
-    spec = session.get_inputs()[0]
-    batch = spec.shape[0] if isinstance(spec.shape[0], int) else 1
-    for source in sources:
-        for x in read(source, about):
-            logits = session.run(None, {spec.name: np.repeat(x[None], batch, axis=0)})[0][0]
-            p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-            best = [f"{about['classes'][i]} {100 * p[i]:.1f} %" for i in np.argsort(-p)[:3]]
-            print(f"{source[:40]}: {', '.join(best)}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:]) if len(sys.argv) > 2 else sys.exit(__doc__)
+model, *sources = sys.argv[1:] if len(sys.argv) > 2 else sys.exit(__doc__)
+session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+about = json.loads(session.get_modelmeta().custom_metadata_map["hwnas"])
+how, is_bytes = about["preprocessing"], about["example"]["type"] == "uint8"
+for source in sources:
+    if not (is_bytes or source.endswith(".npy")):
+        sys.exit(f"{source}: this model was trained on numbers, not bytes; give such a .npy file")
+    shape = about["example"]["shape"]
+    x = np.load(source).reshape(shape) if source.endswith(".npy") else pixels(source, *shape)
+    if about["input"] != "raw":
+        x = resized(resized(x, 1, how["input_shape"][1]), 2, how["input_shape"][2])
+        x = np.clip(np.round(x), 0, 255) / 255 if is_bytes else x
+        x = (x - np.c_[how["mean"]][:, None]) / np.c_[how["std"]][:, None]
+    x = x.astype(np.float32 if about["input"] != "raw" else about["example"]["type"])
+    batch = np.repeat(x[None], about["target"]["batch"], axis=0)
+    logits = session.run(None, {session.get_inputs()[0].name: batch})[0][0]
+    p = np.exp(logits - logits.max())
+    print(f"{source[:40]}: {about['classes'][p.argmax()]} {100 / p.sum():.1f} %")

@@ -154,7 +154,11 @@ def make_model(tmp_path):
         if kind == "image":
             network[1] = nn.Linear(24, 10)
         preprocessing = Preprocessing.of(data, shape)
-        about = {"classes": data.class_names, "preprocessing": preprocessing.to_dict()}
+        about = {
+            "classes": data.class_names,
+            "preprocessing": preprocessing.to_dict(),
+            "target": make_target().to_dict(),
+        }
         proto = network_to_onnx(
             network, shape, input_type="int64" if kind == "tokens" else "float32"
         )

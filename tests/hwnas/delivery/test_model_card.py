@@ -62,7 +62,7 @@ def test_what_is_not_known_is_a_dash():
 @pytest.mark.parametrize(
     ("kind", "example", "use"),
     [
-        ("table", {"shape": [5], "type": "float32"}, "ROWS.csv"),
+        ("table", {"shape": [5], "type": "float32"}, "VALUE,VALUE,..."),
         ("signal", {"shape": [2, 30], "type": "float32"}, "SIGNAL.npy"),
         ("tokens", {"shape": [12], "type": "int64"}, '"a text"'),
     ],

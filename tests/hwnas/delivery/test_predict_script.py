@@ -3,15 +3,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
-from hwnas.delivery.metadata import save_about
+import hwnas.delivery.scripts
+from hwnas.delivery.metadata import read_about, save_about
 from hwnas.delivery.predict_script import write_predict_script
 from hwnas.delivery.raw_input import with_raw_input
-from hwnas.delivery.scripts import image, signal, table, tokens
 from hwnas.evaluation import RAW
+from hwnas.export import network_to_onnx
 
 # A process in which neither the toolkit nor torch can be imported.
 WITHOUT = """
@@ -55,17 +57,14 @@ def source(kind, examples, data, folder):
         np.save(folder / "two.npy", examples[1].numpy())
         return ["one.png", "two.npy"]
     if kind == "signal":
-        np.savetxt(folder / "one.csv", examples[0].numpy().T, delimiter=",")
-        np.save(folder / "two.npy", examples[1].numpy())
-        return ["one.csv", "two.npy"]
+        for name, example in zip(("one.npy", "two.npy"), examples.numpy(), strict=True):
+            np.save(folder / name, example)
+        return ["one.npy", "two.npy"]
     if kind == "table":
-        rows = [",".join(map(str, row)) for row in examples.tolist()]
-        (folder / "rows.csv").write_text("\n".join(["a,b,c,d,e", rows[0], ""]))
-        return ["rows.csv", rows[1]]
+        return [",".join(map(str, row)) for row in examples.tolist()]
     known = ("", "?", *data.words)
-    texts = [" ".join(known[i] for i in ids if i).title() for ids in examples.tolist()]
-    (folder / "one.txt").write_text(texts[0])
-    return ["one.txt", texts[1]]
+    np.save(folder / "one.npy", examples[0].numpy())
+    return ["one.npy", " ".join(known[i] for i in examples[1].tolist() if i).title()]
 
 
 @pytest.mark.parametrize("kind", ["image", "signal", "table", "tokens"])
@@ -81,10 +80,6 @@ def test_the_script_says_what_the_network_says_without_the_toolkit(kind, make_mo
 
 @pytest.mark.parametrize("kind", ["image", "signal", "table"])
 def test_the_script_leaves_preprocessing_to_models_that_do_it(kind, make_model, tmp_path):
-    import onnx
-
-    from hwnas.delivery.metadata import read_about
-
     model, data, preprocessing, network = make_model(kind)
     proto = onnx.load(model)
     raw = with_raw_input(proto, preprocessing, data.input_shape, data.train.inputs.dtype)
@@ -97,14 +92,11 @@ def test_the_script_leaves_preprocessing_to_models_that_do_it(kind, make_model, 
 
 @pytest.mark.parametrize("batch", [3, None])
 def test_the_script_runs_models_of_dynamic_batch(batch, make_model, tmp_path):
-    from hwnas.delivery.metadata import read_about
-    from hwnas.export import network_to_onnx
-
     model, data, preprocessing, network = make_model("table")
-    save_about(
-        network_to_onnx(network, data.input_shape, batch=batch), tmp_path / "b.onnx",
-        read_about(model),
-    )  # fmt: skip
+    about = read_about(model)
+    about["target"]["batch"] = batch or 1
+    proto = network_to_onnx(network, data.input_shape, batch=batch)
+    save_about(proto, tmp_path / "b.onnx", about)
     write_predict_script("table", tmp_path)
     examples = data.test.inputs[:2]
     found = answers(predict(tmp_path, "b.onnx", *source("table", examples, data, tmp_path)))
@@ -119,24 +111,37 @@ def test_without_an_example_the_script_says_how_it_is_used(make_model, tmp_path)
     assert run.stderr.startswith("Classes of rows of numbers: python predict.py front/NAME.onnx")
 
 
-def test_an_image_file_is_refused_by_a_model_of_numbers():
-    about = {"example": {"shape": [1, 8, 8], "type": "float32"}}
-    with pytest.raises(SystemExit, match="trained on numbers, not bytes"):
-        image.read("x.png", about)
+def test_an_image_file_is_refused_by_a_model_of_numbers(make_model, tmp_path):
+    model, *_ = make_model("image")
+    about = read_about(model)
+    about["example"]["type"] = "float32"
+    save_about(onnx.load(model), tmp_path / "floats.onnx", about)
+    write_predict_script("image", tmp_path)
+    run = predict(tmp_path, "floats.onnx", "x.png")
+    assert run.returncode == 1 and "trained on numbers, not bytes" in run.stderr
 
 
-def test_images_of_another_size_and_mode_are_brought_to_that_of_the_data(tmp_path):
+def test_images_of_another_size_and_mode_are_brought_to_that_of_the_data(make_model, tmp_path):
+    model, data, preprocessing, network = make_model("image")
+    _, height, width = data.input_shape
     Image.new("RGBA", (31, 17), (200, 200, 200, 255)).save(tmp_path / "x.png")
-    about = {
-        "example": {"shape": [1, 8, 8], "type": "uint8"},
-        "preprocessing": {"input_shape": [1, 4, 6], "mean": [0.5], "std": [0.25]},
-        "input": "prepared",
-    }  # fmt: skip
-    x = image.read(str(tmp_path / "x.png"), about)
-    assert x.shape == (1, 1, 4, 6) and x.dtype == np.float32
-    np.testing.assert_allclose(x, (200 / 255 - 0.5) / 0.25, atol=1e-5)
+    write_predict_script("image", tmp_path)
+    grey = torch.full((1, 1, height, width), 200, dtype=torch.uint8)
+    found = answers(predict(tmp_path, model.name, "x.png"))
+    assert found == expected(network, preprocessing, data, grey)
+
+
+@pytest.mark.parametrize("kind", ["image", "signal", "table", "tokens"])
+def test_the_script_is_short_and_imports_little(kind):
+    lines = Path(hwnas.delivery.scripts.__file__).with_name(f"{kind}.py").read_text().splitlines()
+    imports = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
+    assert imports <= {"json", "re", "sys", "typing", "numpy", "onnxruntime"}
+    start = next(i for i, line in enumerate(lines) if line.startswith("model, "))
+    assert len(lines) - start <= (18 if kind == "image" else 13)
 
 
 def test_the_scripts_differ_only_in_how_they_read():
-    texts = [Path(module.__file__).read_text() for module in (image, signal, table, tokens)]
-    assert len({text[text.index("def main(") :] for text in texts}) == 1
+    folder = Path(hwnas.delivery.scripts.__file__).parent
+    texts = [path.read_text() for path in folder.glob("[!_]*.py")]
+    assert len(texts) == 4
+    assert len({text[text.index("    batch = ") :] for text in texts}) == 1
