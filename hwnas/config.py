@@ -33,7 +33,7 @@ _BEFORE_TRIALS = (
 _CHANGED = {
     "data_fingerprint": "the data are not those that it was begun with",
     "space_fingerprint": "the space no longer makes the networks that it made then",
-    "evaluator_digest": "the evaluator's file has changed since",
+    "evaluator_digest": "the evaluator's code has changed since",
     "predictor": "the predictor is not the file that it was begun with",
 }
 

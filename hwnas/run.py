@@ -24,6 +24,7 @@ import torch
 from hwnas import __version__
 from hwnas.baselines import baselines
 from hwnas.budget import Budget, parse_budget
+from hwnas.code_digest import own_digest
 from hwnas.config import CONFIG, SearchConfig, read_config
 from hwnas.cost import CostTable, check_measurable, check_predictable
 from hwnas.cost_fit import fit_costs
@@ -205,7 +206,11 @@ class _Run:
             "run": self.run,
             "reproduce": {"command": self.command} if self.command else {},
             "target": _target_table(self.target),
-            "versions": {"hwnas": __version__, "python": platform.python_version()}
+            "versions": {
+                "hwnas": __version__,
+                "the code of hwnas": own_digest(),
+                "python": platform.python_version(),
+            }
             | {name: metadata.version(name) for name in _VERSIONS},
             "space": {
                 "name": self.space.name,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 
+from hwnas.code_digest import code_digest
 from hwnas.data import DataSet
 from hwnas.errors import ConfigError, unknown_name
 from hwnas.evaluators.base import Evaluator
@@ -53,9 +52,10 @@ def make_evaluator(
 
 
 def evaluator_digest(name: str) -> str | None:
-    """Sixteen hexadecimal digits of the file that an evaluator of the user's own is from.
+    """Sixteen hexadecimal digits of the code that an evaluator of the user's own is from.
 
-    None: it is one of this package, which the version tells.
+    They cover the module and what it imports from beside it. None: it is one of this package,
+    which the version tells.
 
     Raises:
         ConfigError: There is no such evaluator.
@@ -63,8 +63,7 @@ def evaluator_digest(name: str) -> str | None:
     factory = _factory(name)
     if name in EVALUATORS:
         return None
-    path = Path(inspect.getfile(inspect.unwrap(factory)))
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return code_digest(inspect.unwrap(factory).__module__)[:16]
 
 
 def _factory(name: str) -> Factory:

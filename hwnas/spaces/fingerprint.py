@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import inspect
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hwnas.code_digest import code_digest
 from hwnas.spaces.architecture import Block, block_data
 from hwnas.spaces.choices import SlotTable
 
@@ -23,8 +21,9 @@ def space_fingerprint(space: SearchSpace) -> str:
     """Sixteen hexadecimal digits that change when a network of the space would.
 
     They cover the choices, what each slot makes of every combination of them, the constraints, and
-    the code of the modules that blocks of the user's own are defined in (not its comments): the
-    same fields may build something else tomorrow. Blocks of this package are told by their fields.
+    the code of the modules that blocks of the user's own are defined in, and of what these import
+    from beside them: the same fields may build something else tomorrow. Blocks of this package are
+    told by their fields.
     """
     blocks: dict[Block | None, int] = {}  # by number: many slots share them
     slots = [
@@ -38,7 +37,7 @@ def space_fingerprint(space: SearchSpace) -> str:
         "blocks": [None if block is None else block_data(block) for block in blocks],
         "slots": slots,
         "constraints": [_table_data(table, table.values) for table in space.constraint_tables],
-        "code": {module: _code_digest(module) for module in sorted(_own_modules(blocks))},
+        "code": {module: code_digest(module) for module in sorted(_own_modules(blocks))},
     }
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
@@ -51,12 +50,3 @@ def _table_data(table: SlotTable, values: Sequence[Any]) -> list[Any]:
 def _own_modules(blocks: Iterable[Block | None]) -> set[str]:
     modules = {type(block).__module__ for block in blocks if block is not None}
     return {module for module in modules if module.partition(".")[0] != "hwnas"}
-
-
-def _code_digest(module: str) -> str:
-    """Of the module's code without comments and layout; empty where it has no source."""
-    try:
-        tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (KeyError, OSError, SyntaxError, TypeError):  # typed into a console
-        return ""
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

@@ -140,11 +140,12 @@ def test_an_evaluator_that_cannot_be_used_is_one_message(wine, names, name, mess
         make_evaluator(name, space, wine, Recipe(1, 16), seed=0)
 
 
-def test_the_digest_of_an_evaluator_is_that_of_its_file(names):
+def test_the_digest_of_an_evaluator_is_that_of_its_code(names):
     path, name = Path(names[1]), f"{names[1]}:widest"
     before = evaluator_digest(name)
-    assert evaluator_digest(name) == before
     path.write_text(path.read_text() + "\n# changed\n")
+    assert evaluator_digest(name) == before
+    path.write_text(path.read_text() + "\nchanged = True\n")
     assert evaluator_digest(name) != before
     assert evaluator_digest("training") is None
 
