@@ -63,8 +63,8 @@ class SearchConfig:
         recipe: Other values of both trainings, such as `learning_rate=0.003`; see
             `hwnas.training.Recipe`.
         seed: Of everything that is random.
-        evaluator: A name of `hwnas.evaluators.catalog.EVALUATORS`, `FILE.py:FUNCTION` or
-            `MODULE:FUNCTION`: how a trial finds out how good a network is.
+        evaluator: How a trial finds out how good a network is: `training`, `supernet:FILE`,
+            `FILE.py:FUNCTION` or `MODULE:FUNCTION`.
         executor: Where trials run: `processes` of this machine, or a cluster of `ray`.
         workers: Trials at once, each in a process of its own; with several, each computes with one
             thread. None: one, or as many as fit on the cluster. 0: in this process, one after the

@@ -176,6 +176,7 @@ class _Run:
         }
         if (digest := evaluator_digest(config.evaluator)) is not None:
             self.run["evaluator_digest"] = digest
+            self.plan(config.evaluator, self.search_recipe).build()  # can it be used?
         if predictor is not None:
             self.run["predictor"] = _file_digest(predictor)
         self.storage = storage

@@ -79,7 +79,8 @@ def search(
     evaluator: Annotated[
         str,
         typer.Option(
-            "--evaluator", help="training, FILE.py:FUNCTION or MODULE:FUNCTION: scores a network."
+            "--evaluator",
+            help="Scores a network: training, supernet:FILE, FILE.py:FUNCTION or MODULE:FUNCTION.",
         ),
     ] = "training",
     executor: Annotated[

@@ -25,8 +25,7 @@ class EvaluatorPlan:
     """All that decides what an evaluator finds; it pickles.
 
     Attributes:
-        evaluator: A name of `hwnas.evaluators.catalog.EVALUATORS`, `FILE.py:FUNCTION` or
-            `MODULE:FUNCTION`.
+        evaluator: As `make_evaluator` takes it.
         data: What is trained on.
         space: As `hwnas.spaces.catalog.make_space` takes it.
         space_fingerprint: Of that space where the search runs.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hwnas.data import DataSet
 from hwnas.search import Evaluation
 from hwnas.spaces.base import SearchSpace
 from hwnas.strategies.base import Trial
-from hwnas.supernet import Supernet
+from hwnas.supernet import Supernet, load_supernet
 from hwnas.supernet.training import evaluate_subnet
+from hwnas.training import Recipe
 
 
 class SupernetEvaluator:
@@ -38,3 +41,14 @@ class SupernetEvaluator:
         """Score the subnet."""
         accuracy = evaluate_subnet(self.supernet, trial.genotype, self.data).accuracy
         return Evaluation((1 - accuracy,), {"val_accuracy": accuracy})
+
+
+def inherited(
+    space: SearchSpace, data: DataSet, recipe: Recipe, *, seed: int, path: Path
+) -> SupernetEvaluator:
+    """The evaluator by the supernet of a file; `recipe` and `seed` are of trainings.
+
+    Raises:
+        RunFolderError: The file cannot be read, or is of another space.
+    """
+    return SupernetEvaluator(space, data, load_supernet(space, path))

@@ -6,9 +6,12 @@ import pytest
 
 from hwnas.baselines import Dense
 from hwnas.data import load_data
-from hwnas.evaluators.catalog import make_evaluator
+from hwnas.errors import ConfigError, RunFolderError
+from hwnas.evaluators.catalog import evaluator_digest, make_evaluator
 from hwnas.evaluators.supernet import SupernetEvaluator
+from hwnas.evaluators.training import TrainingEvaluator
 from hwnas.spaces.base import Choice, SearchSpace
+from hwnas.spaces.catalog import make_space
 from hwnas.strategies import Trial
 from hwnas.supernet import Supernet, make_way, save_supernet
 from hwnas.supernet.training import evaluate_subnet, train_supernet
@@ -53,14 +56,38 @@ def test_a_supernet_of_another_space_is_refused(space, wine):
         SupernetEvaluator(space, wine, Supernet(other))
 
 
-def test_the_pages_file_evaluates_by_a_supernet_that_lies_there(space, wine, tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "inherited.py").write_text(code, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
+def test_a_supernet_evaluates_by_the_name_of_its_file(space, wine, tmp_path):
     with seeded(1):
         supernet = Supernet(space)
-    Path("runs/bench-supernet/seed-0").mkdir(parents=True)
-    save_supernet(supernet, Path("runs/bench-supernet/seed-0/supernet.pt"))
-    evaluate = make_evaluator("inherited.py:inherited", space, wine, Recipe(1, 16), seed=0)
+    save_supernet(supernet, tmp_path / "wine")
+    name = f"supernet:{tmp_path / 'wine'}"
+    evaluate = make_evaluator(name, space, wine, Recipe(1, 16), seed=0)
     (error,) = evaluate(Trial(0, (1,), None)).objectives
     assert 1 - error == pytest.approx(evaluate_subnet(supernet, (1,), wine).accuracy)
+    before = evaluator_digest(name)
+    with seeded(2):
+        save_supernet(Supernet(space), tmp_path / "wine")
+    assert re.fullmatch("[0-9a-f]{16}", before) and evaluator_digest(name) != before
+
+
+def test_a_file_that_is_no_such_supernet_is_one_message(space, wine, tmp_path):
+    with pytest.raises(ConfigError, match="cannot read missing.pt"):
+        evaluator_digest("supernet:missing.pt")
+    other = replace(space, choices=(Choice("width", (8, 16)),))
+    save_supernet(Supernet(other), tmp_path / "other.pt")
+    with pytest.raises(RunFolderError, match="holds the weights of another space"):
+        make_evaluator(f"supernet:{tmp_path / 'other.pt'}", space, wine, Recipe(1, 16), seed=0)
+    with pytest.raises(ConfigError, match="did you mean 'supernet:FILE'"):
+        evaluator_digest("supernet:")
+
+
+def test_the_pages_file_evaluates_by_the_middle_of_three(wine, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "thrice.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    space, recipe = make_space("mlp", (13,), 3), Recipe(2, 16)
+    trial = Trial(0, tuple(0 for _ in space.choices), None)
+    evaluation = make_evaluator("thrice.py:thrice", space, wine, recipe, seed=0)(trial)
+    alone = [TrainingEvaluator(space, wine, recipe, seed=i)(trial).objectives[0] for i in range(3)]
+    assert evaluation.objectives == (pytest.approx(sorted(alone)[1]),)
+    assert len(set(alone)) > 1
