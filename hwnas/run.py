@@ -437,6 +437,7 @@ class _Run:
                 epochs=self.config.guide_epochs,
                 seconds=seconds,
                 on_progress=task.update,
+                say=self.progress.say,
             )
 
 

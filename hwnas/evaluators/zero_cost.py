@@ -48,7 +48,7 @@ def zero_cost_scores(
     Args:
         architecture: What is scored.
         batches: Inputs `(n, *input_shape)` as the network takes them, and labels `(n,)`; two or
-            more of them for `zico`.
+            more of them for `zico`. The network is put on their device.
         names: Keys of `PROXIES`; None: all that these inputs allow.
         seed: Of the weights, the same for every proxy, and of noise.
 
@@ -64,7 +64,7 @@ def zero_cost_scores(
         if obstacle := _obstacle(name, batches):
             raise ConfigError(f"the zero-cost proxy {name!r} needs {obstacle}")
         with seeded(seed):
-            network = Network(architecture).train()
+            network = Network(architecture).train().to(batches[0][0].device if batches else "cpu")
             scores[name] = PROXIES[name](network, batches)
     return scores
 
@@ -136,7 +136,8 @@ def naswot(network: Network, batches: Sequence[Batch]) -> float:
         Mellor et al., Neural Architecture Search without Training, ICML 2021 (`hook_logdet`).
     """
     inputs = batches[0][0]
-    kernel = torch.zeros((len(inputs), len(inputs)), dtype=torch.float64)
+    size = len(inputs), len(inputs)
+    kernel = torch.zeros(size, dtype=torch.float64, device=inputs.device)
 
     def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         code = (given[0].detach().flatten(1) > 0).double()

@@ -52,6 +52,7 @@ def learned_guide(
     epochs: float | None = None,
     seconds: float | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Guide:
     """The guide of the strategy `name`: the folder's, else it is learned now and written there.
 
@@ -71,6 +72,7 @@ def learned_guide(
         seconds: See `epochs`; how much that is, is measured on single networks, and again on the
             lesson itself, which begins anew if it is too long. None: no limit.
         on_progress: Called with the share that is done; what it raises ends the learning.
+        say: Called with what a user should know.
 
     Raises:
         RunFolderError: The folder cannot be read or written.
@@ -101,6 +103,10 @@ def learned_guide(
             guide = learn_guide(name, lesson)
         except _TooSlowError as error:
             plan["epochs"] *= error.share
+            say(
+                f"learning from the data is slower than was estimated: it begins anew, with "
+                f"{plan['epochs']:.3g} epochs instead of {recipe.epochs:.3g}"
+            )
             _begin(folder, plan)
         else:
             _write(folder / GUIDE, guide.to_json())

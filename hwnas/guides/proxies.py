@@ -11,6 +11,7 @@ import torch
 from scipy.stats import rankdata
 
 from hwnas.data import Preprocessing, Split
+from hwnas.evaluators.training import training_device
 from hwnas.evaluators.zero_cost import usable_proxies, zero_cost_scores
 from hwnas.guides.base import Lesson
 from hwnas.guides.breeding import bred_from, distinct
@@ -95,5 +96,5 @@ def _batches(lesson: Lesson, examples: Split, shape: Shape) -> list[Batch]:
     resize = Preprocessing.of(lesson.data, shape).resize
     shown = Split(resize(examples.inputs), examples.labels)
     recipe = replace(lesson.recipe, batch_size=BATCH_SIZE)
-    stream = batches(shown, recipe, lesson.data, seed=lesson.seed, device=torch.device("cpu"))
+    stream = batches(shown, recipe, lesson.data, seed=lesson.seed, device=training_device())
     return list(islice(stream, N_BATCHES))

@@ -94,12 +94,13 @@ def clock(monkeypatch):
 
 
 def test_a_lesson_that_would_take_too_long_begins_anew(learn, clock, tmp_path):
-    seen = []
-    learn(n_trials=100, seconds=20.0, on_progress=seen.append)
+    seen, said = [], []
+    learn(n_trials=100, seconds=20.0, on_progress=seen.append, say=said.append)
     # Ten epochs would take 100 s: known after 2 of 20; 1.8 epochs fit into the rest.
     assert clock.epochs == [10.0, pytest.approx(1.8, rel=0.02)]
     assert clock.now == pytest.approx(20.0, rel=0.05)
     assert seen[-1] == 1.0 and seen.count(0.01) == 2
+    assert len(said) == 1 and "begins anew, with 1.8 epochs instead of 10" in said[0]
     assert json.loads((tmp_path / "guide" / "plan.json").read_text())["epochs"] == clock.epochs[1]
 
 
