@@ -315,7 +315,7 @@ class _Run:
                 self.out,
                 options,
                 references_ms=store.references_ms(self.target),
-                open_profiler=self.place_in("fp32").open_profiler,
+                open_in=lambda precision: self.place_in(precision).open_profiler,
                 progress=self.progress,
             )
         with self.folder.spending("explain_seconds"):

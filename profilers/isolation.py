@@ -21,6 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from profilers.errors import ModelError, ProfilerError, TargetError
 from profilers.expendable import make_expendable
 from profilers.kernels import Kernel
@@ -114,6 +117,14 @@ class IsolatedProfiler:
                 ended over it.
         """
         return cast(OnnxModel, self._call("excerpt", [model], 0.0, model, list(kernels)))
+
+    def outputs(self, model: OnnxModel, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        """What the target computes of some inputs, as `Profiler.outputs` says.
+
+        Raises:
+            ModelError: The runtime cannot load or run the model, or its process ended over it.
+        """
+        return cast(NDArray[np.generic], self._call("outputs", [model], 0.0, model, inputs))
 
     def profile(
         self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None

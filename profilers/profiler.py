@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 
 import numpy as np
+from numpy.typing import NDArray
 
 from profilers.energy import EnergyPerRun, energy_counter, measure_energy
 from profilers.errors import ModelError, TargetError
@@ -110,6 +111,27 @@ class Profiler:
                 )
             graph = trace.graph()
         return make_excerpt(model, graph, trace.nodes, kernels, feed)
+
+    def outputs(self, model: OnnxModel, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        """What the target computes of some inputs of a model that has one; nothing is timed.
+
+        Args:
+            model: Of one input `(batch, ...)`; the last batch is filled up with zeros.
+            inputs: `(n, ...)`.
+
+        Returns:
+            Its first output, a row for each of the n inputs.
+
+        Raises:
+            ModelError: The runtime cannot load or run the model.
+        """
+        (spec,) = model.inputs
+        batch = spec.shape[0]
+        filled = np.zeros((-(-len(inputs) // batch) * batch, *inputs.shape[1:]), spec.dtype)
+        filled[: len(inputs)] = inputs
+        feeds = ({spec.name: part} for part in np.split(filled, len(filled) // batch))
+        rows = [first for first, *_ in self._runtime.outputs(model, feeds)]
+        return np.concatenate(rows)[: len(inputs)]
 
     def profile(
         self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None

@@ -6,7 +6,8 @@ Nothing that fails here ends a run: what cannot be made is said, and a row of `f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import onnx
 
 from hwnas.data import DataSet
 from hwnas.delivery.forms import (
+    BF16,
     DYNAMIC_BATCH,
     FP16,
     INT8,
@@ -25,7 +27,7 @@ from hwnas.delivery.forms import (
     verdict_of,
     write_forms,
 )
-from hwnas.delivery.half import why_no_fp16
+from hwnas.delivery.half import bf16_figures, why_no_bf16, why_no_fp16
 from hwnas.delivery.int8 import Twin, why_no_int8
 from hwnas.delivery.making import FORMS, Maker
 from hwnas.delivery.metadata import about_form, about_member, figures_of, read_about, save_about
@@ -36,11 +38,11 @@ from hwnas.evaluation import evaluate_onnx
 from hwnas.front.verify import Candidate, Trained
 from hwnas.progress import Progress, Silent, Task
 from hwnas.target_place import OpenProfiler
-from profilers.errors import ModelError
+from profilers.errors import ModelError, TargetError
 from profilers.isolation import AnyProfiler, IsolatedProfiler
 from profilers.onnx_models import OnnxModel, load_model, make_model
 from profilers.runtimes.catalog import runtime_spec
-from profilers.targets import Target
+from profilers.targets import Target, make_target
 
 SECONDS_LATENCY, SECONDS_CHOICE = 1.0, 0.5
 
@@ -54,7 +56,7 @@ def deliver_forms(
     options: FormOptions = FormOptions(),  # noqa: B008  (it is frozen)
     *,
     references_ms: Sequence[float] = (),
-    open_profiler: OpenProfiler | None = None,
+    open_in: Callable[[str], OpenProfiler] | None = None,
     progress: Progress | None = None,
 ) -> list[Form]:
     """Make other forms of the networks on the front, and write down what each network is.
@@ -71,9 +73,9 @@ def deliver_forms(
         folder: The run folder.
         options: Which forms to make.
         references_ms: As `Profiler` takes them.
-        open_profiler: Opens what measures on the target, with fp32 as its precision: the files are
-            in the precision that they are to run in, and nothing is to be converted. None: a
-            process of this machine.
+        open_in: What opens a profiler of the target in a precision, `fp32` for files that are in
+            the precision they are to run in; raises TargetError where its processor has none. None:
+            processes of this machine.
         progress: Where progress is shown.
 
     Returns:
@@ -85,21 +87,26 @@ def deliver_forms(
     progress = progress or Silent()
     networks = {item.name: item for item in trained}
     forms: list[Form] = []
-    open_profiler = open_profiler or partial(IsolatedProfiler, replace(target, precision="fp32"))
-    with (
-        open_profiler(references_ms=references_ms) as profiler,
-        progress.task("delivering", len(front)) as task,
-    ):
+    open_in = open_in or partial(_open_here, target)
+    why_not = _why_not(target)
+    with ExitStack() as stack, progress.task("delivering", len(front)) as task:
+        profiler = stack.enter_context(open_in("fp32")(references_ms=references_ms))
+        bf16 = None
+        if options.bf16 and BF16 not in why_not:
+            try:
+                bf16 = stack.enter_context(open_in("bf16")(references_ms=references_ms))
+            except TargetError as error:
+                why_not[BF16] = str(error)
         for i, member in enumerate(front):
             parent = folder / member.onnx
             about = read_about(parent) | about_member(member, data)
             save_about(onnx.load(parent), parent, about)
-            one = _Member(member, networks[member.name], data, target, folder, profiler)
-            made = one.forms(options, partial(_note, task, i))
+            one = _Member(member, networks[member.name], data, target, folder, profiler, bf16)
+            made = one.forms(options, why_not, partial(_note, task, i))
             for form in made:
                 if form.onnx is None:
                     progress.say(f"{form.name} has no {form.form} form: {form.verdict}")
-            write_model_card(about, made, parent.with_suffix(".md"), why_not=_why_not(target))
+            write_model_card(about, made, parent.with_suffix(".md"), why_not=why_not)
             forms += made
             task.update(i + 1, note=member.name)
     kept = {folder / form.onnx for form in forms if form.onnx}
@@ -115,9 +122,17 @@ def _note(task: Task, done: int, note: str) -> None:
     task.update(done, note=note)
 
 
+def _open_here(target: Target, precision: str) -> OpenProfiler:
+    if precision != "fp32":  # is it in the processor?
+        options = {"threads": target.threads, "batch": target.batch}
+        make_target(target.runtime, precision=precision, **options)
+    return partial(IsolatedProfiler, replace(target, precision=precision))
+
+
 def _why_not(target: Target) -> dict[str, str]:
     """Precisions that are of no use on the target, and why."""
-    reasons = {INT8: why_no_int8(target), FP16: why_no_fp16(target)}
+    whys = {INT8: why_no_int8, FP16: why_no_fp16, BF16: why_no_bf16}
+    reasons = {form: why(target) for form, why in whys.items()}
     return {form: reason for form, reason in reasons.items() if reason is not None}
 
 
@@ -132,17 +147,20 @@ class _Member:
         target: Target,
         folder: Path,
         profiler: AnyProfiler,
+        bf16: AnyProfiler | None,
     ) -> None:
         self._candidate = candidate
         self._data = data
         self._target = target
         self._folder = folder
         self._profiler = profiler
+        self._bf16 = bf16
         self._maker = Maker(trained, folder / candidate.onnx, data, folder)
 
-    def forms(self, options: FormOptions, note: Callable[[str], None]) -> list[Form]:
+    def forms(
+        self, options: FormOptions, why_not: Mapping[str, str], note: Callable[[str], None]
+    ) -> list[Form]:
         """All that are asked for and of use on the target."""
-        why_not = _why_not(self._target)
         made: dict[str, Path] = {}
         failed: dict[str, str] = {}
 
@@ -167,6 +185,12 @@ class _Member:
         note(f"{self._candidate.name}, measuring")
         forms = self._judged(made)
         name = self._candidate.name
+        if self._bf16 is not None:
+            note(f"{name}, {BF16}")
+            try:
+                forms.append(self._in_bf16(self._bf16))
+            except ModelError as error:
+                failed[BF16] = str(error)
         return forms + [Form(name, form, verdict=reason) for form, reason in failed.items()]
 
     def _int8(self) -> Path:
@@ -198,11 +222,34 @@ class _Member:
             )
             save_about(onnx.load(path), path, read_about(path) | about_form(form, self._data))
             found[name] = replace(form, n_bytes=path.stat().st_size)
-        accuracies = {
-            "val_accuracy": self._candidate.val_accuracy,
-            "test_accuracy": self._candidate.test_accuracy,
-        }
-        return [replace(form, verdict=verdict_of(form, **accuracies)) for form in found.values()]
+        return [self._with_verdict(form) for form in found.values()]
+
+    def _in_bf16(self, bf16: AnyProfiler) -> Form:
+        """The fp32 file, run in another way; its figures are in the file."""
+        path = self._maker.parent
+        how = f"the fp32 file, computed in bf16 by {self._target.runtime}"
+        form = Form(self._candidate.name, BF16, self._candidate.onnx, how)
+        about = read_about(path)
+        if BF16 not in about:
+            found = bf16_figures(
+                load_model(path, batch=self._target.batch),
+                self._data,
+                self._profiler,
+                bf16,
+                expected=self._maker.logits,
+                seconds=SECONDS_LATENCY,
+            )
+            about[BF16] = about_form(replace(form, **found), self._data) | {"how": how}
+            save_about(onnx.load(path), path, about)
+        form = replace(form, **figures_of(about[BF16]), n_bytes=path.stat().st_size)
+        return self._with_verdict(form)
+
+    def _with_verdict(self, form: Form) -> Form:
+        candidate = self._candidate
+        verdict = verdict_of(
+            form, val_accuracy=candidate.val_accuracy, test_accuracy=candidate.test_accuracy
+        )
+        return replace(form, verdict=verdict)
 
     def _known(self, name: str, path: Path) -> Form:
         """A form with the figures that an earlier call found."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hwnas.errors import RunFolderError
 
-INT8, FP16, DYNAMIC_BATCH, RAW = "int8", "fp16", "dynamic-batch", "raw"
+INT8, FP16, BF16, DYNAMIC_BATCH, RAW = "int8", "fp16", "bf16", "dynamic-batch", "raw"
 FORMS_CSV = "forms.csv"
 OK = "ok"
 MAX_DROP = 0.01  # of the accuracy that fp32 has; what drops more is flagged
@@ -25,27 +25,31 @@ class FormOptions:
     Attributes:
         int8: Quantized, where the target computes in INT8.
         fp16: In 16 bits, where the target takes such files.
+        bf16: The fp32 file computed in bfloat16, where that is a setting of the target's runtime.
         dynamic_batch: For any number of examples at once.
         raw_input: Of every form another one, with the preprocessing as a part of the model.
     """
 
     int8: bool = True
     fp16: bool = True
+    bf16: bool = True
     dynamic_batch: bool = False
     raw_input: bool = False
 
 
 @dataclass(frozen=True)
 class Form:
-    """One more file of a network. Fields are the columns of `forms.csv`.
+    """One more file of a network, or way to run it. Fields are the columns of `forms.csv`.
 
     Attributes:
         name: Of the network.
-        form: `int8`, `fp16`, `dynamic-batch`, or one of these and `raw`, such as `int8.raw`.
+        form: `int8`, `fp16`, `bf16`, `dynamic-batch`, or one of the files and `raw`, such as
+            `int8.raw`.
         onnx: Path of the model, relative to the run folder; None: it could not be made.
         how: What was done, in words.
-        val_accuracy: Of ONNX Runtime on the validation split; chooses among ways to make it.
-        test_accuracy: Of ONNX Runtime on the test split; reported, never used.
+        val_accuracy: On the validation split, of ONNX Runtime on this machine (bf16: of the
+            target); chooses among ways to make it.
+        test_accuracy: On the test split, likewise; reported, never used.
         latency_ms: Measured on the target in turns with the fp32 form; None: not measured.
         low_ms: Lower end of its interval.
         high_ms: Upper end of its interval.
@@ -86,7 +90,7 @@ def verdict_of(form: Form, *, val_accuracy: float, test_accuracy: float) -> str:
             found.append(f"{split} accuracy drops by {100 * (before - after):.1f} points")
     if form.latency_ms is None or form.fp32_latency_ms is None:
         found.append("not measured")
-    elif form.form.startswith((INT8, FP16)) and form.latency_ms >= form.fp32_latency_ms:
+    elif form.form.startswith((INT8, FP16, BF16)) and form.latency_ms >= form.fp32_latency_ms:
         found.append(
             f"not faster than fp32 ({form.latency_ms:.4g} ms against {form.fp32_latency_ms:.4g})"
         )

@@ -34,6 +34,10 @@ class Maker:
         parent: Its fp32 model.
         data: That it was trained on.
         folder: The run folder.
+
+    Attributes:
+        parent: As given.
+        logits: Of the fp32 model for the first examples of the validation split.
     """
 
     def __init__(self, trained: Trained, parent: Path, data: DataSet, folder: Path) -> None:
@@ -45,7 +49,7 @@ class Maker:
         self._digest = graph_digest(onnx.load(parent))
         some = np.arange(min(N_PARITY_EXAMPLES, len(data.validation)))
         self._examples = data.validation.take(some).inputs
-        self._logits = run_onnx(parent, inputs_for(self._model, data, self._examples).numpy())
+        self.logits = run_onnx(parent, inputs_for(self._model, data, self._examples).numpy())
 
     def path(self, form: str) -> Path:
         """Where the form lies."""
@@ -123,7 +127,7 @@ class Maker:
         worst = 0.0
         for n in (len(inputs), 1, 3):  # one run of a form for any batch
             logits = run_onnx(path, inputs[:n])
-            expected = self._logits[:n]
+            expected = self.logits[:n]
             if logits.shape != expected.shape:
                 return float("nan")
             worst = np.maximum(worst, np.abs(logits - expected).max())  # NaN if one is

@@ -16,6 +16,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hwnas.executors.errors import ExecutorError
 from hwnas.executors.ray_cluster import PATIENCE_S, RayCluster, target_resource
 from hwnas.target_place import TargetPlace
@@ -125,6 +128,15 @@ class RayProfiler:
             ExecutorError: The node went away.
         """
         return cast(OnnxModel, self._call("excerpt", model, list(kernels)))
+
+    def outputs(self, model: OnnxModel, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        """What the target computes of some inputs, as `Profiler.outputs` says.
+
+        Raises:
+            ModelError: The runtime cannot load or run the model, or its process ended over it.
+            ExecutorError: The node went away.
+        """
+        return cast(NDArray[np.generic], self._call("outputs", model, inputs))
 
     def profile(
         self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None

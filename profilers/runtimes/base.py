@@ -7,7 +7,7 @@ How samples are taken, judged and summed up is the same for all runtimes and is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from profilers.targets import Target
 
 FloatArray = NDArray[np.float64]
 Feed = Mapping[str, NDArray[np.generic]]
+Outputs = tuple[NDArray[np.generic], ...]  # in the order of the model's
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class ProfiledSession(Session, Protocol):
 class Runtime(Protocol):
     """Loads models on one target. `ToyRuntime` in the contract test is the shortest example.
 
-    Both methods raise `ModelError` if the runtime cannot load the model or run it once.
+    All methods raise `ModelError` if the runtime cannot load the model or run it.
     """
 
     target: Target
@@ -85,3 +86,6 @@ class Runtime(Protocol):
 
     def profiled_session(self, model: OnnxModel, feed: Feed) -> ProfiledSession:
         """Load `model` so that every run records its kernels."""
+
+    def outputs(self, model: OnnxModel, feeds: Iterable[Feed]) -> list[Outputs]:
+        """What `model` computes of each of the inputs, as the target does; nothing is timed."""

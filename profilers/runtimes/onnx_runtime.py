@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import onnxruntime as ort
 from profilers.errors import ModelError
 from profilers.onnx_models import OnnxModel
 from profilers.precision import Converter
-from profilers.runtimes.base import Feed, KernelTrace
+from profilers.runtimes.base import Feed, KernelTrace, Outputs
 from profilers.runtimes.catalog import runtime_spec
 from profilers.runtimes.onnx_profile import as_one_kernel, read_trace
 from profilers.targets import Target
@@ -79,6 +80,15 @@ class OnnxRuntime:
         except BaseException:
             folder.cleanup()
             raise
+
+    def outputs(self, model: OnnxModel, feeds: Iterable[Feed]) -> list[Outputs]:
+        """What `model` computes of each of the inputs."""
+        converted = self._convert(model)
+        session = self._load(converted, ort.SessionOptions())
+        try:
+            return [tuple(session.run(None, dict(feed))) for feed in feeds]
+        except Exception as error:  # the runtime's exceptions share no other base
+            raise ModelError(f"{self._running(model)}: {_first_line(error)}") from None
 
     @property
     def _memory(self) -> str | None:

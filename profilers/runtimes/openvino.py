@@ -15,7 +15,7 @@ from profilers.kernels import AttributeValue, Kernel, Tensor
 from profilers.measurement import KernelNode
 from profilers.onnx_models import OnnxModel
 from profilers.precision import Converter
-from profilers.runtimes.base import Feed, FloatArray, KernelTrace
+from profilers.runtimes.base import Feed, FloatArray, KernelTrace, Outputs
 from profilers.targets import Target
 
 BoolArray = NDArray[np.bool_]
@@ -64,6 +64,15 @@ class OpenVino:
             self._core, self._config(PERF_COUNT=True), source, compiled, self._running(model), feed
         )
 
+    def outputs(self, model: OnnxModel, feeds: Iterable[Feed]) -> list[Outputs]:
+        """What `model` computes of each of the inputs."""
+        compiled = self._compile(model)[1]
+        found = []
+        for feed in feeds:
+            session = OpenVinoSession(compiled, self._running(model), feed)
+            found.append(session.outputs(len(compiled.outputs)))
+        return found
+
     def _config(self, **options: Any) -> dict[str, Any]:
         return {
             "INFERENCE_NUM_THREADS": self.target.threads,
@@ -108,6 +117,10 @@ class OpenVinoSession:
     def run(self) -> None:
         """One inference, in the calling thread if there is only one."""
         self._request.infer()
+
+    def outputs(self, n: int) -> Outputs:
+        """The `n` outputs of the last inference."""
+        return tuple(np.array(self._request.get_output_tensor(i).data) for i in range(n))
 
     def close(self) -> None:
         """Let the compiled model go."""

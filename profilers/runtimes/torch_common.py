@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from profilers.kernels import Kernel, Tensor
 from profilers.measurement import KernelNode
 from profilers.onnx_models import OnnxModel
 from profilers.onnx_torch import TorchModel, dtype_name, to_torch
-from profilers.runtimes.base import Feed, KernelTrace
+from profilers.runtimes.base import Feed, KernelTrace, Outputs
 from profilers.runtimes.torch_trace import CompiledKernel
 from profilers.targets import Target
 
@@ -52,12 +52,35 @@ def load(model: OnnxModel, feed: Feed, target: Target, device: str) -> Loaded:
     """
     torch_model = to_torch(model, DTYPES[target.precision])
     torch_model.module.to(device)
-    inputs = tuple(
+    failure = f"PyTorch {target.version} cannot run {model.name}"
+    return Loaded(model, torch_model, placed(torch_model, feed, device), failure)
+
+
+def placed(torch_model: TorchModel, feed: Feed, device: str) -> tuple[torch.Tensor, ...]:
+    """Inputs on the device, in the types that the model takes there."""
+    return tuple(
         torch.from_numpy(np.array(feed[name])).to(device, dtype)
         for name, dtype in zip(torch_model.input_names, torch_model.input_dtypes, strict=True)
     )
-    failure = f"PyTorch {target.version} cannot run {model.name}"
-    return Loaded(model, torch_model, inputs, failure)
+
+
+def outputs(model: OnnxModel, feeds: Iterable[Feed], target: Target, device: str) -> list[Outputs]:
+    """What a model computes of each of the inputs, node by node, in the target's precision.
+
+    Raises:
+        ModelError: PyTorch cannot run it.
+    """
+    loaded: Loaded | None = None
+    found = []
+    with torch.inference_mode():
+        for feed in feeds:
+            if loaded is None:
+                loaded = load(model, feed, target, device)
+            else:
+                loaded = replace(loaded, inputs=placed(loaded.torch_model, feed, device))
+            with running(loaded.failure):
+                found.append(tuple(tensor.float().cpu().numpy() for tensor in loaded.call()))
+    return found
 
 
 @contextmanager

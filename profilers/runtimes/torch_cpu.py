@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from profilers.onnx_models import OnnxModel
-from profilers.runtimes.base import Feed, KernelTrace
+from profilers.runtimes.base import Feed, KernelTrace, Outputs
 from profilers.runtimes.torch_common import (
     CompiledRecording,
     Loaded,
     compiled,
     load,
     n_threads,
+    outputs,
     running,
 )
 from profilers.runtimes.torch_trace import compiled_kernels, peak_bytes, record
@@ -56,6 +57,10 @@ class TorchCpu:
             if self._is_compiled:
                 return ProfiledCompiledSession(loaded, self.target.threads)
             return ProfiledEagerSession(loaded, self.target.threads)
+
+    def outputs(self, model: OnnxModel, feeds: Iterable[Feed]) -> list[Outputs]:
+        """What `model` computes of each of the inputs, not compiled."""
+        return outputs(model, feeds, self.target, "cpu")
 
 
 class CpuSession:

@@ -6,7 +6,7 @@ read before the end event is synchronized. All of `torch.cuda` that is used goes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol, cast
@@ -16,8 +16,15 @@ import torch
 
 from profilers.errors import TargetError
 from profilers.onnx_models import OnnxModel
-from profilers.runtimes.base import Feed, KernelTrace
-from profilers.runtimes.torch_common import CompiledRecording, Loaded, compiled, load, running
+from profilers.runtimes.base import Feed, KernelTrace, Outputs
+from profilers.runtimes.torch_common import (
+    CompiledRecording,
+    Loaded,
+    compiled,
+    load,
+    outputs,
+    running,
+)
 from profilers.runtimes.torch_trace import (
     SCOPE,
     Event,
@@ -122,6 +129,10 @@ class TorchCuda:
         kind = ProfiledCompiledCudaSession if self._mode == "compile" else ProfiledCudaSession
         with running(loaded.failure):
             return kind(loaded, self._cuda, self._before(), self._recorder)
+
+    def outputs(self, model: OnnxModel, feeds: Iterable[Feed]) -> list[Outputs]:
+        """What `model` computes of each of the inputs, neither captured nor compiled."""
+        return outputs(model, feeds, self.target, self._device)
 
     def _before(self) -> Callable[[], object]:
         return l2_flush(self._cuda, self._device) if self._flush else _nothing

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -39,6 +40,10 @@ class ToyRuntime:
     def profiled_session(self, model, feed):
         return ToySession(model, feed)
 
+    def outputs(self, model, feeds):
+        names = [output.name for output in model.proto.graph.output]
+        return [tuple(ToySession(model, feed).tensors[name] for name in names) for feed in feeds]
+
 
 class ToySession:
     """Loads and runs once in the making: what fails fails there, as `ModelError`."""
@@ -46,7 +51,7 @@ class ToySession:
     def __init__(self, model, feed):
         graph = model.proto.graph
         weights = {w.name: onnx.numpy_helper.to_array(w) for w in graph.initializer}
-        self._tensors = weights | dict(feed)
+        self.tensors = weights | dict(feed)
         self._duration_us = []
         try:
             self._nodes = [(n, ReferenceEvaluator(n, opsets={"": 17})) for n in graph.node]
@@ -58,14 +63,14 @@ class ToySession:
         times_us = []
         for node, evaluator in self._nodes:
             start = time.perf_counter()
-            outputs = evaluator.run(None, {name: self._tensors[name] for name in node.input})
+            outputs = evaluator.run(None, {name: self.tensors[name] for name in node.input})
             times_us.append((time.perf_counter() - start) * 1e6)
-            self._tensors |= dict(zip(node.output, outputs, strict=True))
+            self.tensors |= dict(zip(node.output, outputs, strict=True))
         self._duration_us.append(times_us)
 
     def trace(self):
         def tensors(names):
-            return tuple(Tensor("float", self._tensors[name].shape) for name in names)
+            return tuple(Tensor("float", self.tensors[name].shape) for name in names)
 
         nodes = [
             KernelNode(
@@ -79,7 +84,7 @@ class ToySession:
         return KernelTrace(tuple(nodes), np.array(self._duration_us))
 
     def close(self):
-        self._tensors = {}
+        self.tensors = {}
 
 
 # Compilers take seconds a model.
@@ -166,6 +171,24 @@ def test_a_measurement_is_complete_and_of_the_kernels_that_are_listed(profiler, 
     # Listed twice, since the same model has the same kernels; made-up names may be others.
     for nodes in (profiler.kernels(model), profiler.kernels(model)):
         assert [m.kernel for m in measurement.kernels] == [n.kernel for n in nodes]
+
+
+def test_what_it_computes_is_what_the_model_says(case, profiler):
+    model, rng = make_stack(2), np.random.default_rng(1)
+    inputs = rng.standard_normal((5, 3, 8, 8), dtype=np.float32)  # the last batch is filled up
+    found = profiler.outputs(model, inputs)
+    session = onnxruntime.InferenceSession(
+        model.proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    name = model.inputs[0].name
+    parts = (inputs[:2], inputs[2:4], inputs[[4, 4]])
+    expected = np.concatenate([session.run(None, {name: part})[0] for part in parts])[:5]
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert found.shape == (5, 10)
+    assert (
+        error < {"fp32": 1e-4, "bf16": 0.05, "fp16": 0.01, "int8": 0.3}[profiler.target.precision]
+    )
+    assert profiler.target.precision == "fp32" or error > 1e-5
 
 
 @pytest.mark.parametrize("name", TARGETS)

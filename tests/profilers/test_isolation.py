@@ -78,6 +78,14 @@ def stack(name, channels=4):
     return make_model(proto, name=name)
 
 
+def test_outputs_are_those_of_the_profiler(crashing):
+    model, inputs = stack("small"), np.random.default_rng(0).standard_normal((3, 3, 4, 4))
+    found = crashing.outputs(model, inputs.astype(np.float32))
+    expected = Profiler(make_target()).outputs(model, inputs.astype(np.float32))
+    assert found.shape == (3, 10)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [

@@ -12,7 +12,7 @@ from hwnas.delivery.metadata import read_about
 from hwnas.evaluation import evaluate_onnx
 from hwnas.export import run_onnx
 from hwnas.progress import Silent
-from profilers.errors import ModelError
+from profilers.errors import ModelError, TargetError
 from profilers.targets import make_target
 
 EVERYTHING = FormOptions(dynamic_batch=True, raw_input=True)
@@ -32,6 +32,10 @@ def delivered(run, options=FormOptions(), **others):  # noqa: B008
     return deliver_forms(
         run.front, run.trained, run.data, make_target(), run.folder, options, **others
     )
+
+
+def target_of(runtime):
+    return replace(make_target(), runtime=runtime)
 
 
 def test_an_int8_form_is_scored_measured_and_written_down(run_folder, made_up_latencies):
@@ -214,13 +218,65 @@ def test_forms_are_measured_where_the_caller_says(run_folder, made_up_latencies,
     elsewhere, opened = deliver.IsolatedProfiler, []
     monkeypatch.setattr(deliver, "IsolatedProfiler", None)  # of this machine
 
+    def open_in(precision):
+        assert precision == "fp32"
+        return open_profiler
+
     def open_profiler(*, references_ms):
         opened.append(references_ms)
         return elsewhere(make_target())
 
-    forms = delivered(run_folder, open_profiler=open_profiler, references_ms=[0.1])
+    forms = delivered(run_folder, open_in=open_in, references_ms=[0.1])
     assert opened == [[0.1]] and {form.form for form in forms} == {"int8"}
     assert all(form.latency_ms == 0.02 for form in forms)
+
+
+def test_bf16_is_the_same_file_computed_in_another_way(run_folder, made_up_latencies, monkeypatch):
+    monkeypatch.setattr(deliver, "make_target", lambda *names, **options: None)  # has it
+    made_up_latencies["bf16"] = 0.012
+    target, run, options = target_of("openvino-cpu"), run_folder, FormOptions(int8=False)
+    forms = deliver_forms(run.front, run.trained, run.data, target, run.folder, options)
+    assert [(form.form, form.onnx) for form in forms] == [
+        ("bf16", "front/t000.onnx"), ("bf16", "front/t001.onnx"),
+    ]  # fmt: skip
+    for form, member in zip(forms, run.front, strict=True):
+        assert form.how == "the fp32 file, computed in bf16 by openvino-cpu"
+        assert (form.latency_ms, form.fp32_latency_ms, form.verdict) == (0.012, 0.02, "ok")
+        assert form.val_accuracy == pytest.approx(member.val_accuracy, abs=0.003)
+        assert form.test_accuracy == pytest.approx(member.test_accuracy, abs=0.003)
+        assert form.max_abs_error == pytest.approx(1 / 1024, rel=0.02)
+        about = read_about(run.folder / form.onnx)
+        assert about["bf16"]["latency_ms"]["measured"] == 0.012
+        assert about["latency_ms"]["measured"] == 0.02  # the file's own
+    made_up_latencies["bf16"] = 0.001
+    assert deliver_forms(run.front, run.trained, run.data, target, run.folder, options) == forms
+    assert "| bf16 |" in (run.folder / "front" / "t000.md").read_text()
+
+
+def test_a_processor_without_bf16_is_named(run_folder, made_up_latencies, monkeypatch):
+    def refuse(*names, **options):
+        assert options["precision"] == "bf16"
+        raise TargetError("this CPU has none")
+
+    monkeypatch.setattr(deliver, "make_target", refuse)
+    run, options = run_folder, FormOptions(int8=False)
+    target = target_of("openvino-cpu")
+    assert deliver_forms(run.front, run.trained, run.data, target, run.folder, options) == []
+    card = (run.folder / "front" / "t000.md").read_text()
+    assert "- bf16: not on this target, this CPU has none." in card
+
+
+def test_bf16_that_the_target_cannot_run_is_a_row_that_says_so(
+    run_folder, made_up_latencies, monkeypatch
+):
+    monkeypatch.setattr(deliver, "make_target", lambda *names, **options: None)
+    made_up_latencies["bf16"] = None
+    run, options = run_folder, FormOptions(int8=False)
+    target = target_of("openvino-cpu")
+    forms = deliver_forms(run.front, run.trained, run.data, target, run.folder, options)
+    assert [(form.form, form.onnx, form.verdict) for form in forms] == [
+        ("bf16", None, "t000 cannot run"), ("bf16", None, "t001 cannot run"),
+    ]  # fmt: skip
 
 
 def test_an_empty_front_has_no_forms(run_folder, made_up_latencies):

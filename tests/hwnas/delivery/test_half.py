@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hwnas.delivery.half import fp16_twin, why_no_fp16
+from hwnas.delivery.half import fp16_twin, why_no_bf16, why_no_fp16
 from hwnas.evaluation import inputs_for
 from hwnas.export import run_onnx
 from profilers.onnx_models import load_model
@@ -33,3 +33,15 @@ def test_an_fp16_model_has_half_the_weights_and_nearly_the_same_logits(run_folde
 )
 def test_whether_a_target_takes_such_files_is_said(runtime, reason):
     assert why_no_fp16(replace(make_target(), runtime=runtime)) == reason
+
+
+@pytest.mark.parametrize(
+    ("runtime", "reason"),
+    [
+        ("openvino-cpu", None),
+        ("torch-cuda", None),
+        ("onnxruntime-cuda", "onnxruntime-cuda takes its precision from the file"),
+    ],
+)
+def test_whether_bf16_is_a_setting_of_the_runtime_is_said(runtime, reason):
+    assert why_no_bf16(replace(make_target(), runtime=runtime)) == reason

@@ -315,6 +315,9 @@ class FakeProfiler:
             raise ModelError("cannot be loaded")
         return (model, *self.references_ms)
 
+    def outputs(self, model, inputs):
+        return [(model, x) for x in inputs]
+
     def profile(self, model, *, seconds, tags):
         return SimpleNamespace(tags=tags, reference_ms=2.5)
 
@@ -342,6 +345,7 @@ def test_measuring_takes_all_of_the_target_and_no_core(ray, place):
         rounds = []
         found = profiler.latency(["m", "n"], seconds=1, on_round=lambda *r: rounds.append(r))
         assert found == ["m", "n"] and rounds == [(1, 2)]
+        assert profiler.outputs("m", [3, 4]) == [("m", 3), ("m", 4)]
         assert profiler.node_ids == {"b" * 16}
     assert {tuple(task.options["resources"].items()) for task in ray.tasks} == {
         (("target:onnxruntime-cpu", 1.0),)
