@@ -27,6 +27,7 @@ def predict_page(
     blocks: Sequence[Slice],
     kinds: Sequence[Slice],
     peak_memory_bytes: int | None = None,
+    energy_mj: tuple[float, float, float] | None = None,
     suggestions: Sequence[Suggestion] = (),
     note: str = "",
 ) -> str:
@@ -40,6 +41,7 @@ def predict_page(
         blocks: Its time by block.
         kinds: Its time by kind of kernel.
         peak_memory_bytes: Of tensors in use; None: not known, and not shown.
+        energy_mj: Of one run, and the ends of its interval; None: not known, and not shown.
         suggestions: What would make the network faster.
         note: What a reader must know first, one sentence; empty: nothing.
     """
@@ -48,7 +50,7 @@ def predict_page(
     body = (
         '<header><p class="eyebrow">hwnas · one network, predicted without timing it</p>'
         f'<h1>{escape(title)}</h1><p class="soft">{escape(target.describe())}</p></header>',
-        _cards(explanation, level, peak_memory_bytes),
+        _cards(explanation, level, peak_memory_bytes, energy_mj),
         f'<p class="note" role="note">{escape(note)}</p>' if note else "",
         _suggestion_section(suggestions),
         _timeline_section(parts, hints),
@@ -74,7 +76,12 @@ def predicted_parts(explanation: Explanation) -> list[Part]:
     return parts
 
 
-def _cards(explanation: Explanation, level: float, peak_memory_bytes: int | None) -> str:
+def _cards(
+    explanation: Explanation,
+    level: float,
+    peak_memory_bytes: int | None,
+    energy_mj: tuple[float, float, float] | None,
+) -> str:
     low, high = number(explanation.low_ms), number(explanation.high_ms)
     cards = [
         (number(explanation.latency_ms, "ms"), f"latency, {level:.0%} interval {low} to {high} ms"),
@@ -87,6 +94,9 @@ def _cards(explanation: Explanation, level: float, peak_memory_bytes: int | None
     ]
     if peak_memory_bytes is not None:
         cards.append((f"{si(peak_memory_bytes)}B", "of tensors in use at the peak; no weights"))
+    if energy_mj is not None:
+        value, low_mj, high_mj = (number(mj) for mj in energy_mj)
+        cards.append((f"{value} mJ", f"a run, {level:.0%} interval {low_mj} to {high_mj} mJ"))
     boxes = (
         f'<div class="card"><b>{escape(value)}</b><span class="soft">{escape(text)}</span></div>'
         for value, text in cards

@@ -97,6 +97,13 @@ class EnergyPredictor:
         self.coef_ = _fit_power(x, energy_mj)
         return self
 
+    def set_level(self, level: float) -> None:
+        """Make intervals for another share of networks than that of the fit."""
+        predicted, measured = self.held_out_
+        scale = np.interp(np.log(predicted), *self.scale_)
+        self.bounds_ = conformal_bounds(np.log(measured / predicted) / scale, level=level)
+        self.level = level
+
     @staticmethod
     def terms(kernels: Sequence[Kernel]) -> FloatArray:
         """What each kernel adds to the sums of `predict_sums`, `(n, N_ENERGY_TERMS)`."""
@@ -117,6 +124,13 @@ class EnergyPredictor:
             (watts * latency.low_ms + work_mj) * np.exp(min(low, 0.0) * scale),
             (watts * latency.high_ms + work_mj) * np.exp(max(high, 0.0) * scale),
         )
+
+    def predict(
+        self, latency: LatencyPrediction, networks: Sequence[Sequence[Kernel]]
+    ) -> EnergyPrediction:
+        """Energies of n networks, given by their kernels, from their latencies."""
+        sums = np.array([self.terms(kernels).sum(axis=0) for kernels in networks])
+        return self.predict_sums(latency, sums.reshape(-1, N_ENERGY_TERMS))
 
     def to_data(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The learned state as JSON-able data and named arrays."""

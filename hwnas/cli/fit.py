@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hwnas.held_out import HeldOut
+    from predictors.energy import EnergyPredictor
     from predictors.network_latency import NetworkLatencyPredictor
     from profilers.kernels import Kernel
     from profilers.measurement import KernelLatency, NetworkMeasurement
@@ -64,12 +65,16 @@ def fit(
 ) -> None:
     """Fit a latency predictor on what was measured, and say how good it is on held-out networks.
 
+    Where energies were measured, it learns them, too.
+
     Examples:
 
     [bold]hwnas fit --measurements runs/measurements.db --out predictor.npz[/bold]
 
     [bold]hwnas fit --measurements mine.db --measurements data/cpu-epyc-2core --plot fit.html[/bold]
     """
+    from predictors.cost import CostPredictor
+    from predictors.energy import EnergyPredictor
     from predictors.files import save_predictor
     from predictors.intervals import min_examples
     from predictors.network_latency import NetworkLatencyPredictor
@@ -87,7 +92,11 @@ def fit(
         predictor = NetworkLatencyPredictor(level=level).fit(
             found, isolated=isolated, on_progress=task.update
         )
-        save_predictor(predictor, out, measured_between=_measured_between(paths, chosen))
+        energy = None
+        if EnergyPredictor.is_measured(found):
+            energy = EnergyPredictor(level=level).fit(found)
+        costs = CostPredictor(predictor, energy)
+        save_predictor(costs, out, measured_between=_measured_between(paths, chosen))
     splits = _hold_out(predictor, found, progress)
     n_held_out = predictor.held_out_.shape[1]
     if n_held_out < min_examples(level):
@@ -101,7 +110,7 @@ def fit(
         write_text(plot, fit_page(chosen, level, splits))
         progress.say(f"wrote {plot}")
     n_kernels = len({run.kernel for m in found for run in m.kernels} | isolated.keys())
-    record = _record(predictor, chosen, n_kernels, splits, out)
+    record = _record(predictor, chosen, n_kernels, splits, out) | {"energy": _energy_record(energy)}
     if as_json:
         print_json(record)
         return
@@ -248,6 +257,18 @@ def _record(
     }
 
 
+def _energy_record(energy: EnergyPredictor | None) -> dict[str, Any] | None:
+    """How good energies are at a known latency, by networks left out."""
+    if energy is None or energy.coef_ is None:
+        return None
+    from predictors.metrics import accuracy
+
+    predicted, measured = energy.held_out_
+    watts, *_ = energy.coef_.tolist()
+    found = vars_of(accuracy(predicted, measured))
+    return {"n_networks": len(measured), "held_out": found, "watts_while_running": watts}
+
+
 def _split_record(split: HeldOut) -> dict[str, Any]:
     groups = list(dict.fromkeys(split.groups))
     return {
@@ -281,6 +302,13 @@ def _show(record: Mapping[str, Any], target: Target) -> None:
         if split["left_out"] == NEW_FAMILIES:
             rows += [_cells(f"· {group}", a, a) for group, a in split["groups"].items()]
         print_table(f"{split['left_out'].capitalize()} left out at a time", columns, rows)
+    if record["energy"] is not None:
+        held_out, n = record["energy"]["held_out"], record["energy"]["n_networks"]
+        typer.echo(
+            f"Energy of {n} networks, a fifth left out at a time, at a known latency: "
+            f"{100 * held_out['mape']:.1f} % off, "
+            f"{100 * held_out['within_10']:.0f} % within 10 %"
+        )
     low, high = record["interval_at_median"]["low"], record["interval_at_median"]["high"]
     typer.echo(
         f"{100 * record['level']:g} % of networks like the median lie between {low:.3f} and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from hwnas.progress import Progress
     from hwnas.suggestions import Suggestion
+    from predictors.energy import EnergyPredictor
     from predictors.explain import Explanation, Slice
     from predictors.network_latency import NetworkLatencyPredictor
     from profilers.onnx_models import OnnxModel
@@ -124,7 +126,7 @@ def predict(
     set_interval(fitted, level, family)
     clock.lap("load")
     profiler = Profiler(here)
-    answer = _Answer(loaded, here, fitted, profiler, family or "")
+    answer = _Answer(loaded, here, fitted.latency, fitted.energy, profiler, family or "")
     clock.lap("predict")
     before = answer.explanation
     if measure:
@@ -133,8 +135,9 @@ def predict(
                 f"the predictor is of another target than can be measured here: {there.describe()}",
                 param_hint="--measure",
             )
-        fitted = _measured(answer, measure_seconds, measurements, progress)
-        answer = _Answer(loaded, here, fitted, profiler, family or "")
+        latency = _measured(answer, measure_seconds, measurements, progress)
+        fitted = replace(fitted, latency=latency)
+        answer = _Answer(loaded, here, fitted.latency, fitted.energy, profiler, family or "")
         clock.lap("measure")
     is_slow = clock.seconds["predict"] > SLOW_S
     suggestions = _suggestions(answer, suggest, progress if is_slow else Silent())
@@ -158,6 +161,7 @@ def predict(
         write_text(html, predict_page(
             loaded.name, there, fitted.level, answer.explanation, blocks=answer.blocks,
             kinds=answer.kinds, peak_memory_bytes=answer.peak_memory_bytes,
+            energy_mj=answer.energy_mj,
             suggestions=suggestions, note=note,
         ))  # fmt: skip
         progress.say(f"wrote {html}")
@@ -187,6 +191,7 @@ class _Answer:
         model: What is asked about.
         here: The target whose runtime says what kernels there are.
         predictor: What predicts, for its own target.
+        energy: What predicts energies there; None: they were not measured.
         profiler: Of `here`.
         family: What kind of network it is; empty: not told.
     """
@@ -196,6 +201,7 @@ class _Answer:
         model: OnnxModel,
         here: Target,
         predictor: NetworkLatencyPredictor,
+        energy: EnergyPredictor | None,
         profiler: Profiler,
         family: str,
     ) -> None:
@@ -212,6 +218,13 @@ class _Answer:
         self.explanation: Explanation = explain(predictor, nodes, family=family)
         self.blocks = _ranked(slices(self.explanation, blocks_of(model, nodes)))
         self.kinds = _ranked(slices(self.explanation, [kind_of(node.kernel) for node in nodes]))
+        self.energy_mj: tuple[float, float, float] | None = None  # and its interval
+        if energy is not None:
+            kernels = [node.kernel for node in nodes]
+            said = energy.predict(predictor.predict([kernels], family=family), [kernels])
+            self.energy_mj = (
+                float(said.energy_mj[0]), float(said.low_mj[0]), float(said.high_mj[0])
+            )  # fmt: skip
         # The rules are those of ONNX Runtime's allocator for the CPU.
         self.peak_memory_bytes = (
             computed_peak_bytes(nodes, model, threads=self.there.threads)
@@ -228,6 +241,8 @@ class _Answer:
             "kernel_sum_ms": explanation.kernel_sum_ms,
             "overhead_ms": explanation.overhead_ms,
             "peak_memory_bytes": self.peak_memory_bytes,
+            "energy_mj": self.energy_mj
+            and dict(zip(("expected", "low", "high"), self.energy_mj, strict=True)),
             "blocks": [_slice_record(part) for part in self.blocks],
             "kinds": [_slice_record(part) for part in self.kinds],
             "unknown_kernels": [
@@ -343,6 +358,11 @@ def _show(answer: _Answer, level: float, note: str, before: Explanation | None) 
     memory = answer.peak_memory_bytes
     if memory is not None:
         typer.echo(f"peak memory of tensors: {memory:,} bytes, computed")
+    if answer.energy_mj is not None:
+        expected, low, high = answer.energy_mj
+        typer.echo(
+            f"energy {expected:.4g} mJ, {100 * level:g} % interval {low:.4g} to {high:.4g} mJ"
+        )
     for title, parts in (("block", answer.blocks), ("kind", answer.kinds)):
         if len(parts) > 1:
             print_table(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from predictors.network_latency import NetworkLatencyPredictor
+    from predictors.cost import CostPredictor
     from profilers.targets import Target
 
 FILE_SUFFIX = ".npz"
@@ -14,13 +14,14 @@ FILE_SUFFIX = ".npz"
 
 def named_predictor(
     name: str, runtime: str | None, threads: int | None, precision: str | None
-) -> tuple[NetworkLatencyPredictor, Target, str]:
+) -> tuple[CostPredictor, Target, str]:
     """A predictor by file or name, the target whose runtime is asked, and what is to be said.
 
     Raises:
         PredictorError: There is none, it is damaged, or it is of another target than asked for.
         TargetError: Its runtime is not to be had here.
     """
+    from predictors.cost import CostPredictor
     from predictors.errors import WrongTargetError
     from predictors.files import load_predictor
     from predictors.pretrained import load_pretrained, pretrained_names
@@ -29,7 +30,7 @@ def named_predictor(
 
     is_file = Path(name).exists() or Path(name).suffix == FILE_SUFFIX or Path(name).name != name
     is_shipped = name in pretrained_names() or not is_file
-    fitted = load_pretrained(name) if is_shipped else load_predictor(Path(name))
+    fitted = load_pretrained(name) if is_shipped else load_predictor(Path(name), CostPredictor)
     there = fitted.target_
     assert there is not None
     for option, asked, has in (
@@ -59,7 +60,7 @@ def named_predictor(
 
 def shipped_predictor(
     runtime: str, threads: int, precision: str, batch: int
-) -> tuple[NetworkLatencyPredictor, Target, str]:
+) -> tuple[CostPredictor, Target, str]:
     """The predictor that ships for a target of this machine.
 
     Raises:
@@ -81,9 +82,7 @@ def shipped_predictor(
     return fitted, here, ""
 
 
-def set_interval(
-    predictor: NetworkLatencyPredictor, level: float | None, family: str | None
-) -> None:
+def set_interval(predictor: CostPredictor, level: float | None, family: str | None) -> None:
     """Let a predictor answer at another level than that of its fit.
 
     Raises:
@@ -92,8 +91,10 @@ def set_interval(
     from predictors.errors import PredictorError
     from profilers.errors import unknown_name
 
-    known = [name for name in predictor.calibrations_ if name]
+    known = [name for name in predictor.latency.calibrations_ if name]
     if family is not None and family not in known:
         raise PredictorError(unknown_name("family", family, known))
     if level is not None:
-        predictor.level = level
+        predictor.latency.level = level
+        if predictor.energy is not None:
+            predictor.energy.set_level(level)

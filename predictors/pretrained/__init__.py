@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from predictors.cost import CostPredictor
 from predictors.errors import PredictorError
 from predictors.files import describe_predictor, load_predictor
-from predictors.network_latency import NetworkLatencyPredictor
 from profilers.errors import unknown_name
 from profilers.targets import Target
 
@@ -25,7 +25,7 @@ def pretrained_names() -> tuple[str, ...]:
     return tuple(sorted(path.name.removesuffix(SUFFIX) for path in FOLDER.glob(f"*{SUFFIX}")))
 
 
-def load_pretrained(name: str) -> NetworkLatencyPredictor:
+def load_pretrained(name: str) -> CostPredictor:
     """Load one by its name.
 
     Raises:
@@ -34,10 +34,10 @@ def load_pretrained(name: str) -> NetworkLatencyPredictor:
     """
     if name not in pretrained_names():
         raise PredictorError(unknown_name("pretrained predictor", name, pretrained_names()))
-    return load_predictor(FOLDER / (name + SUFFIX))
+    return load_predictor(FOLDER / (name + SUFFIX), CostPredictor)
 
 
-def find_pretrained(target: Target) -> NetworkLatencyPredictor | None:
+def find_pretrained(target: Target) -> CostPredictor | None:
     """The one for exactly that target (device, runtime and its version, threads, …), if any."""
     for name in pretrained_names():
         described = describe_predictor(FOLDER / (name + SUFFIX))

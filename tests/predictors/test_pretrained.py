@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from predictors import pretrained
+from predictors.cost import CostPredictor
 from predictors.errors import PredictorError
 from predictors.files import describe_predictor
 from predictors.metrics import accuracy
-from predictors.network_latency import NetworkLatencyPredictor
 from predictors.pretrained import find_pretrained, load_pretrained, pretrained_names
 from predictors.pretrained.__main__ import MAX_SHIPPED_BYTES, main, make_pretrained, shipped_name
 from profilers.tables import load_measurements, write_measurements
@@ -40,7 +40,7 @@ def test_it_is_of_a_target_of_its_table_and_named_after_it(shipped):
 def test_it_predicts_the_networks_of_its_table_as_well_as_it_says(shipped):
     name, predictor, measurements = shipped
     own = [m for m in measurements if m.target == predictor.target_]
-    answer = predictor.predict([[run.kernel for run in m.kernels] for m in own])
+    answer = predictor.latency.predict([[run.kernel for run in m.kernels] for m in own])
     measured_ms = np.array([m.latency_ms for m in own])
     stated = describe_predictor(pretrained.FOLDER / f"{name}.npz").training
     found = accuracy(answer.latency_ms, measured_ms)
@@ -88,7 +88,7 @@ def test_they_are_made_from_tables_one_for_each_target_with_enough_networks(
     ]
     assert pretrained_names() == tuple(path.name.removesuffix(".npz") for path in made)
     found = find_pretrained(two)
-    assert isinstance(found, NetworkLatencyPredictor)
+    assert isinstance(found, CostPredictor)
     assert found.target_ == two
 
 

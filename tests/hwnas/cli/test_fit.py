@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from predictors.cost import CostPredictor
 from predictors.files import load_predictor
 from profilers.devices import observed_device
 from profilers.kernels import Kernel, Tensor
@@ -70,6 +71,21 @@ def test_the_record_has_both_splits_with_baselines_and_intervals(hwnas, tmp_path
     assert found["splits"][0]["predictors"]["kernels + overhead"] == found["held_out"]
     assert "are predicted" in (tmp_path / "fit.html").read_text()
     assert load_predictor(tmp_path / "predictor.npz").target_ == here
+
+
+def test_energies_are_learned_where_they_were_measured(hwnas, tmp_path, here):
+    networks = [measurement(i, here) for i in range(24)]
+    write(tmp_path / "without.db", networks)
+    assert fit(hwnas, "--measurements without.db")["energy"] is None
+    watts = 15.0
+    write(tmp_path / "m.db", [replace(m, energy_mj=watts * m.latency_ms) for m in networks])
+    found = fit(hwnas, "--measurements m.db")["energy"]
+    assert found["n_networks"] == 24 and found["watts_while_running"] == pytest.approx(watts)
+    assert found["held_out"]["mape"] < 0.01
+    costs = load_predictor(tmp_path / "predictor.npz", CostPredictor)
+    assert costs.metrics == ("latency_ms", "energy_mj")
+    _, out, _ = hwnas("fit --measurements m.db")
+    assert "Energy of 24 networks" in out and "100 % within 10 %" in out
 
 
 def test_the_table_is_readable_and_says_where_the_predictor_is(hwnas, tmp_path, here):

@@ -12,6 +12,8 @@ import pytest
 
 from hwnas import measure_unknown
 from predictors import pretrained
+from predictors.cost import CostPredictor
+from predictors.energy import EnergyPredictor
 from predictors.files import load_predictor, save_predictor
 from profilers.onnx_models import load_model
 from profilers.profiler import Profiler
@@ -68,6 +70,26 @@ def test_an_answer_says_where_the_time_goes(hwnas, stack, fitted):
     assert found["peak_memory_bytes"] >= 24 * 16 * 16 * 4  # one image at the least
     assert (found["suggestions"], found["note"]) == ([], None)
     assert set(found["seconds"]) == {"load", "predict", "suggest"}
+
+
+def test_energy_is_predicted_where_the_predictor_knows_it(hwnas, stack, fitted, tmp_path):
+    assert answer(hwnas, "stack.onnx --predictor predictor.npz --suggest 0")["energy_mj"] is None
+    energy = EnergyPredictor(level=0.9)
+    energy.coef_ = np.array([12.0, 0.0, 0.0, 0.5])
+    measured = np.linspace(1, 2, 40)
+    energy.held_out_ = np.stack([measured * np.linspace(0.9, 1.1, 40), measured])
+    energy.set_level(0.9)
+    save_predictor(CostPredictor(load_predictor(fitted), energy), tmp_path / "energy.npz")
+    line = "stack.onnx --predictor energy.npz --suggest 0"
+    found = answer(hwnas, line)
+    mj = found["energy_mj"]
+    assert mj["expected"] == pytest.approx(12 * found["latency_ms"] + 0.5)
+    assert mj["low"] < mj["expected"] < mj["high"]
+    narrow = answer(hwnas, f"{line} --level 0.5")["energy_mj"]
+    assert mj["low"] < narrow["low"] < narrow["high"] < mj["high"]
+    code, out, _ = hwnas(f"predict {line} --html page.html")
+    assert code == 0 and f"energy {mj['expected']:.4g} mJ, 90 % interval" in out
+    assert "mJ</b>" in (tmp_path / "page.html").read_text()
 
 
 def test_suggestions_are_models_that_can_be_measured(hwnas, stack, fitted, tmp_path):
