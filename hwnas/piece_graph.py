@@ -23,7 +23,7 @@ PLAIN, BLOCKED, TOKENS = "plain", "blocked", "tokens"
 CONV, SUM, CLOSED = "conv", "sum", "closed"
 _BLOCKED_DOMAIN = "com.microsoft.nchwc:"
 _REORDER_INPUT = "com.microsoft.nchwc:ReorderInput"
-_REORDERS = (_REORDER_INPUT, "com.microsoft.nchwc:ReorderOutput")
+_REORDERS = (_REORDER_INPUT, "com.microsoft.nchwc:ReorderOutput", "Reorder")  # that: OpenVINO's
 _ACTIVATION = ("activation", "activation_params")
 # Runtimes that show the kernels of every block.
 _COSTED = ("onnxruntime-cpu", "openvino-cpu", "torch-cpu", "torch-cuda")
@@ -32,6 +32,7 @@ _HEAVY = frozenset(
     ("Conv", "ConvTranspose", "Gemm", "MaxPool", "AveragePool", "GlobalAveragePool",
      "GlobalMaxPool")
 )  # fmt: skip
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 # The same, if something else reads the tensor as well.
 _JOINING = frozenset(("Add", "Sum", "Mul", "Concat"))
 _FOLDED = frozenset(("Add", "BatchNormalization", "Div", "Mul", "Sub"))
@@ -118,6 +119,34 @@ def open_heads(graph: onnx.GraphProto, inputs: Mapping[str, bool]) -> dict[str, 
         joins = _JOINING if len(kinds) > 1 else frozenset[str]()
         found[x] = {kind for kind in kinds if kind not in _HEAVY and kind not in joins}
     return found
+
+
+def fold_norms(graph: onnx.GraphProto) -> None:
+    """Make one of each convolution and the batch norm behind it, as exporting a network does.
+
+    Every runtime does that itself, but names the result and lists its operators in other ways. The
+    numbers are made up: no kernel depends on them.
+    """
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(output.name for output in graph.output)
+    copied = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity"}
+    convs = {node.output[0]: node for node in graph.node if node.op_type in _CONVOLUTIONS}
+    nodes = []
+    for node in graph.node:
+        conv = convs.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+        if conv is not None and readers[node.input[0]] == 1:
+            bias = node.input[2]
+            conv.input[:] = [*conv.input[:2], copied.get(bias, bias)]
+            conv.output[0] = node.output[0]
+        else:
+            nodes.append(node)
+    read = {name for node in nodes for name in node.input}
+    read.update(output.name for output in graph.output)
+    nodes = [node for node in nodes if not read.isdisjoint(node.output)]
+    weights = [weight for weight in graph.initializer if weight.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(weights)
 
 
 def is_absorbed(heads: Set[str]) -> bool:
@@ -272,10 +301,17 @@ def _last(writer: Mapping[str, KernelNode], y: str) -> KernelNode | None:
 
 
 def _blocked(own: Iterable[KernelNode]) -> set[str]:
-    """The tensors in the blocked layout."""
+    """The tensors in the blocked layout, or in another than that of the model's inputs."""
     blocked: set[str] = set()
     for node in own:  # in running order
         kind = node.kernel.kind
+        layouts = dict(node.kernel.attributes).get("layouts")
+        if isinstance(layouts, tuple):  # OpenVINO says it: of the first input, and of the output
+            layout = str(layouts[-1])
+            is_image = len(node.kernel.outputs[0].shape) == 4
+            if is_image and layout != "".join(sorted(layout)):  # such as acdb, or aBcd16b
+                blocked.update(node.writes)
+            continue
         # What stands in no domain of its own (adding, joining channels) keeps its layout.
         keeps = kind.startswith(_BLOCKED_DOMAIN) or not blocked.isdisjoint(node.reads)
         if kind == _REORDER_INPUT or (kind not in _REORDERS and keeps):

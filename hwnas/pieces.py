@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from hwnas.layer_export import Sheet, Symbol
-from hwnas.networks import BlockCounts, count
+from hwnas.networks import BlockCounts, count, look_trained
 from hwnas.piece_graph import (
     BLOCKED,
     CLOSED,
@@ -32,6 +32,7 @@ from hwnas.piece_graph import (
     Border,
     cancelled,
     cut,
+    fold_norms,
     is_absorbed,
     open_heads,
     split,
@@ -46,7 +47,7 @@ from profilers.onnx_models import make_model
 __all__ = ["BLOCKED", "PLAIN", "TOKENS", "Border", "Lead", "Piece", "PieceKernels", "export_pieces"]
 
 PARTS = "parts"  # attribute of a tensor that stands for several
-_VERSION = 7  # of the stored pieces; raise it when what is kept of them, or the cutting, changes
+_VERSION = 8  # of the stored pieces; raise it when what is kept of them, or the cutting, changes
 
 
 @cache
@@ -230,6 +231,7 @@ class _Row:
             input_type = _type_name(parts[0])
             try:
                 module = block.build(shape).eval()
+                look_trained(module)
                 y, n_macs = sheet.run(module, parts)
             except RuntimeError as error:
                 raise ValueError(
@@ -280,6 +282,7 @@ def export_pieces(
     proto = sheet.model()
     stand_ins = {x: s is not None for row in rows for x, s in row.stand_ins.items()}
     heads = open_heads(proto.graph, stand_ins)
+    fold_norms(proto.graph)
     row_of = {x: i for i, row in enumerate(rows) for x in row.stand_ins}
     owned = split(profiler.kernels(make_model(proto, name=f"pieces-{len(pieces)}")), row_of, target)
     found = []

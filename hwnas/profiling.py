@@ -16,7 +16,7 @@ from hwnas.cost import CostTable
 from hwnas.export import network_to_onnx
 from hwnas.missing_kernels import measure_missing
 from hwnas.network_choice import networks_in_turn, sample_networks
-from hwnas.networks import Network
+from hwnas.networks import Network, look_trained
 from hwnas.progress import Progress
 from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.training import seeded
@@ -65,6 +65,7 @@ def untrained_model(architecture: Architecture, *, batch: int = 1) -> OnnxModel:
     """The architecture as ONNX with fixed random weights: latency does not depend on them."""
     with seeded(0):
         network = Network(architecture)
+        look_trained(network)
     proto = network_to_onnx(
         network, architecture.input_shape, batch=batch, input_type=architecture.input_type
     )

@@ -24,7 +24,7 @@ from profilers.measurement import KernelNode
 from profilers.memory import computed_peak_bytes
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
-from profilers.targets import make_target
+from profilers.targets import available_targets, make_target
 
 # Below, at, and between multiples of the 8 or 16 channels in which the runtime blocks its layout.
 CHANNELS = (8, 16, 24, 32, 48)
@@ -184,6 +184,20 @@ def test_pieces_have_the_kernels_of_the_whole_network(name, profiler, store, pre
         direct = predictor.predict([whole])
         for field in ("latency_ms", "low_ms", "high_ms", "known_share"):
             assert getattr(costs, field)[i] == pytest.approx(getattr(direct, field)[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if name != "mobile"])
+@pytest.mark.parametrize(
+    "runtime", [r for r in ("openvino-cpu", "torch-cpu") if r in available_targets()]
+)
+def test_pieces_have_the_kernels_of_the_whole_network_on_other_runtimes(runtime, name, store):
+    profiler = Profiler(make_target(runtime))
+    table = CostTable(SPACES[name], profiler, store)
+    for row in sample(SPACES[name], 8):
+        genotype = tuple(row)
+        model = untrained_model(SPACES[name].architecture(genotype))
+        whole = Counter(node.kernel.key for node in profiler.kernels(model))
+        assert Counter(k.key for k in table.kernels(genotype)) == whole
 
 
 def test_the_kernels_of_a_batch_are_those_of_that_batch(store):
