@@ -1,4 +1,4 @@
-"""What tells the user's code of today from that of yesterday: a module, and what it imports."""
+"""What tells the user's code of today from that of yesterday: modules, and what they import."""
 
 from __future__ import annotations
 
@@ -9,31 +9,37 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["code_digest", "own_digest"]
 
 _INIT = "__init__"
 _OURS = ("hwnas", "predictors", "profilers")  # told by their version
+MAX_FILES = 100  # the nearest: of large packages the rest is told by their versions
+_UNREADABLE = (RecursionError, SyntaxError, ValueError)
 
 
-def code_digest(module: str) -> str:
-    """A digest of the code of a module, and of all that it imports from the folder it lies in.
+def code_digest(*modules: str) -> str:
+    """A digest of the code of modules, and of all that they import from where they lie.
 
-    Comments and layout do not count. Of installed packages nothing but the module itself counts,
-    and an import whose name is made up while the program runs is not seen. Nothing is run for it.
+    A module of a package is followed through that package, any other through what lies beside it,
+    unless that is where packages are installed; `MAX_FILES` at most. Comments and layout do not
+    count, and an import whose name is made up while the program runs is not seen. Nothing is run.
 
     Args:
-        module: A key of `sys.modules`.
+        modules: Keys of `sys.modules`.
 
     Returns:
-        Hexadecimal digits; empty where the module has no source, such as a console.
+        Hexadecimal digits; empty where no module has a source, as in a console.
     """
-    try:
-        path = Path(inspect.getfile(sys.modules[module])).resolve()
-        depth = module.count(".") + (path.stem == _INIT)
-        codes = _codes(path, path.parents[depth])
-    except (KeyError, OSError, SyntaxError, TypeError, ValueError):
+    codes: dict[str, str] = {}
+    for module in modules:
+        with suppress(KeyError, OSError, TypeError):  # it has no source
+            path = Path(inspect.getfile(sys.modules[module])).resolve()
+            depth = module.count(".") + (path.stem == _INIT)
+            codes |= _codes(path, path.parents[depth])
+    if not codes:
         return ""
     return hashlib.sha256(repr(sorted(codes.items())).encode()).hexdigest()
 
@@ -50,15 +56,25 @@ def own_digest() -> str:
 
 def _codes(path: Path, root: Path) -> dict[str, str]:
     """The code of a file and of the files below `root` that it imports, by their place there."""
+    package = path.relative_to(root).parts[:-1]
+    # The same wherever a package is installed: only what is in it, and all of that.
+    inside = root / package[0] if package else root
+    is_followed = bool(package) or not _is_installed(root)
     codes: dict[str, str] = {}
     waiting = [path]
-    while waiting:
-        file = waiting.pop()
+    while waiting and len(codes) < MAX_FILES:
+        file = waiting.pop(0)
         place = file.relative_to(root).as_posix()
-        if place not in codes:
-            tree = ast.parse(file.read_bytes())
-            codes[place] = ast.dump(tree)
-            waiting += () if _is_installed(file) else _imported(tree, file, root)
+        if place in codes or not file.is_relative_to(inside):
+            continue
+        source = file.read_bytes()
+        try:
+            tree = ast.parse(source)
+            codes[place] = ast.unparse(tree)
+        except _UNREADABLE:  # it may be for another version of Python
+            codes[place] = hashlib.sha256(source).hexdigest()
+        else:
+            waiting += _imported(tree, file, root) if is_followed else ()
     return codes
 
 
@@ -86,7 +102,7 @@ def _files(name: tuple[str, ...], root: Path) -> Iterator[Path]:
         yield from (file for file in found if file.is_file())
 
 
-def _is_installed(path: Path) -> bool:
-    folders = [*site.getsitepackages(), site.getusersitepackages()]
-    folders += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return any(path.is_relative_to(Path(folder).resolve()) for folder in folders)
+def _is_installed(folder: Path) -> bool:
+    known = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    known.append(site.getusersitepackages())
+    return any(folder.is_relative_to(Path(path).resolve()) for path in known)

@@ -14,7 +14,7 @@ from typing import Any
 
 from hwnas.errors import HwnasError
 
-__all__ = ["is_reference", "load_function", "user_errors"]
+__all__ = ["is_reference", "load_function", "module_name", "user_errors"]
 
 OURS = str(Path(__file__).parent)
 
@@ -87,6 +87,18 @@ def load_function(name: str, error: type[HwnasError]) -> Callable[..., Any]:
         return function  # type: ignore[no-any-return]
 
 
+def module_name(name: str) -> str:
+    """What the module of a reference is called in `sys.modules`, once it was loaded."""
+    where, _, _ = name.rpartition(":")
+    return _file_module(Path(where).expanduser()) if where.endswith(".py") else where
+
+
+def _file_module(path: Path) -> str:
+    """A name of its own, without dots: it is in no package."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    return f"{path.stem.replace('.', '_')}_{digest}"
+
+
 def _run_file(path: Path, error: type[HwnasError]) -> ModuleType:
     """Run a file as a module; each time anew, for it may have changed.
 
@@ -99,8 +111,7 @@ def _run_file(path: Path, error: type[HwnasError]) -> ModuleType:
     except OSError as reason:
         raise error(f"cannot read {path}: {reason.strerror or reason}") from None
     # Among the modules, where dataclasses and `inspect` look for the one of a class.
-    where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    module = ModuleType(f"{path.stem}_{where}")
+    module = ModuleType(_file_module(path))
     module.__file__ = str(path.resolve())
     sys.modules[module.__name__] = module
     beside = str(path.resolve().parent)

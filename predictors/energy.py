@@ -98,7 +98,13 @@ class EnergyPredictor:
         return self
 
     def set_level(self, level: float) -> None:
-        """Make intervals for another share of networks than that of the fit."""
+        """Make intervals for another share of networks than that of the fit.
+
+        Raises:
+            ValueError: `level` does not lie between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level=}")
         predicted, measured = self.held_out_
         scale = np.interp(np.log(predicted), *self.scale_)
         self.bounds_ = conformal_bounds(np.log(measured / predicted) / scale, level=level)

@@ -39,6 +39,7 @@ PROFILER = "profilers.profiler:Profiler"
 BASE_TIMEOUT_S = 600.0
 TIMEOUT_PER_SECOND = 20.0
 CLOSING_TIMEOUT_S = 5.0
+OUTPUTS_AT_ONCE = 512  # runs
 ORPHAN_GRACE_S = 60  # the parent, while it lives, is the one that ends a process that hangs
 MAX_QUOTED = 200
 _SERVE = "from profilers.isolation import serve; serve()"
@@ -124,7 +125,12 @@ class IsolatedProfiler:
         Raises:
             ModelError: The runtime cannot load or run the model, or its process ended over it.
         """
-        return cast(NDArray[np.generic], self._call("outputs", [model], 0.0, model, inputs))
+        step = OUTPUTS_AT_ONCE * model.batch  # as a call has a time limit
+        parts = [
+            self._call("outputs", [model], 0.0, model, inputs[start : start + step])
+            for start in range(0, len(inputs), step)
+        ]
+        return np.concatenate(parts)
 
     def profile(
         self, model: OnnxModel, *, seconds: float = 2.0, tags: Mapping[str, str] | None = None

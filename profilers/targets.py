@@ -96,7 +96,7 @@ def make_target(
     if needed is not None and not set(needed) & set(device.isa):
         raise TargetError(
             f"target {runtime!r} computes in {precision} only on a CPU with {' or '.join(needed)}, "
-            f"and {device.cpu} has none of them: use --precision fp32"
+            f"and {device.cpu} has none of them: fp32 is for every CPU"
         )
     name = f"{device.cpu} ({device.cores} cores)"
     if spec.accelerator == "cuda":

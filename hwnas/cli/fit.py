@@ -104,6 +104,11 @@ def fit(
             f"warning: an interval for {100 * level:g} % needs {min_examples(level)} measured "
             f"networks or more, there are {n_held_out}; it was widened"
         )
+    if energy is not None and energy.held_out_.shape[1] < min_examples(level):
+        progress.say(
+            f"warning: an interval of energies for {100 * level:g} % needs {min_examples(level)} "
+            f"networks with one, there are {energy.held_out_.shape[1]}; it was widened"
+        )
     if plot is not None:
         from hwnas.fit_page import fit_page
 

@@ -189,7 +189,7 @@ class _Member:
             note(f"{name}, {BF16}")
             try:
                 forms.append(self._in_bf16(self._bf16))
-            except ModelError as error:
+            except (ModelError, TargetError) as error:  # the latter: its process cannot start
                 failed[BF16] = str(error)
         return forms + [Form(name, form, verdict=reason) for form, reason in failed.items()]
 

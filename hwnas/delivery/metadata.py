@@ -20,7 +20,7 @@ from hwnas.front.verify import Candidate
 from profilers.onnx_models import load_model
 
 # What holds for the fp32 form only.
-OF_FP32 = ("accuracy", "latency_ms", "parity_max_abs_error", "peak_memory_bytes")
+OF_FP32 = ("accuracy", "bf16", "latency_ms", "parity_max_abs_error", "peak_memory_bytes")
 PACKAGES = ("onnx", "onnxruntime", "torch", "numpy")
 
 

@@ -16,7 +16,7 @@ from hwnas.evaluators.supernet import inherited
 from hwnas.evaluators.training import TrainingEvaluator
 from hwnas.spaces.base import SearchSpace
 from hwnas.training import Recipe
-from hwnas.user_code import is_reference, load_function, user_errors
+from hwnas.user_code import is_reference, load_function, module_name, user_errors
 
 __all__ = ["EVALUATORS", "OF_FILES", "evaluator_digest", "make_evaluator"]
 
@@ -62,7 +62,7 @@ def make_evaluator(
 def evaluator_digest(name: str) -> str | None:
     """Sixteen hexadecimal digits of the file or the code of the user's that an evaluator is from.
 
-    Of code they cover the module and what it imports from beside it. None: it is one of this
+    Of code they cover its module and what that imports from beside it. None: it is one of this
     package, which the version tells.
 
     Raises:
@@ -76,7 +76,8 @@ def evaluator_digest(name: str) -> str | None:
             return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         except OSError as error:
             raise ConfigError(f"{name}: cannot read {path}: {error.strerror or error}") from None
-    return code_digest(inspect.unwrap(factory).__module__)[:16]
+    # A function may come from elsewhere than where it was named.
+    return code_digest(module_name(name), inspect.unwrap(factory).__module__)[:16]
 
 
 def _file_of(name: str) -> Path | None:

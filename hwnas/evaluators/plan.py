@@ -45,6 +45,7 @@ class EvaluatorPlan:
 
         Raises:
             ConfigError: The space or the evaluator cannot be made here, or is another one here.
+            RunFolderError: The evaluator's file cannot be used.
         """
         space = space_for(self.space, self.data)
         if space.fingerprint != self.space_fingerprint:

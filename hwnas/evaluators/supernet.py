@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hwnas.data import DataSet
+from hwnas.evaluators.training import training_device
 from hwnas.search import Evaluation
 from hwnas.spaces.base import SearchSpace
 from hwnas.strategies.base import Trial
@@ -49,6 +50,7 @@ def inherited(
     """The evaluator by the supernet of a file; `recipe` and `seed` are of trainings.
 
     Raises:
-        RunFolderError: The file cannot be read, or is of another space.
+        RunFolderError: The file cannot be read, or is of another space or other data.
     """
-    return SupernetEvaluator(space, data, load_supernet(space, path))
+    supernet = load_supernet(space, path, data=data.fingerprint)
+    return SupernetEvaluator(space, data, supernet.to(training_device()))

@@ -1,8 +1,9 @@
 """Files of supernets: weights, and of an unfinished training all that it needs to go on.
 
-A file is what `torch.save` writes of plain data: `version`, `space` (its fingerprint), `weights`
-(by name) and `training`, which is None or holds `identity`, `step` (steps done), `losses` (since
-the last check) and `optimizer`. It is read with `weights_only=True`: nothing in it is executed.
+A file is what `torch.save` writes of plain data: `version`, `space` (its fingerprint), `data` (that
+of what it was trained on; None: not told), `weights` (by name) and `training`, which is None or
+holds `identity`, `step` (steps done), `losses` (since the last check) and `optimizer`. It is read
+with `weights_only=True`: nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -41,8 +42,14 @@ class TrainingState:
     optimizer: dict[str, Any]
 
 
-def save_supernet(supernet: Supernet, path: Path, *, training: TrainingState | None = None) -> None:
-    """Write the weights, whole or not at all.
+def save_supernet(
+    supernet: Supernet,
+    path: Path,
+    *,
+    data: str | None = None,
+    training: TrainingState | None = None,
+) -> None:
+    """Write the weights, whole or not at all; `data` is the fingerprint of what they know.
 
     Raises:
         RunFolderError: The file cannot be written.
@@ -50,6 +57,7 @@ def save_supernet(supernet: Supernet, path: Path, *, training: TrainingState | N
     table = {
         "version": VERSION,
         "space": supernet.space.fingerprint,
+        "data": data,
         "weights": supernet.state_dict(),
         "training": None if training is None else dict(vars(training)),
     }
@@ -64,22 +72,27 @@ def save_supernet(supernet: Supernet, path: Path, *, training: TrainingState | N
         raise RunFolderError(f"cannot write {path}: {error}") from None
 
 
-def load_supernet(space: SearchSpace, path: Path) -> Supernet:
+def load_supernet(space: SearchSpace, path: Path, *, data: str | None = None) -> Supernet:
     """The supernet of `space` with the weights of a file, finished or not.
 
+    Args:
+        space: Of the supernet.
+        path: Of the file.
+        data: Fingerprint of the data that it should have been trained on; None: of any.
+
     Raises:
-        RunFolderError: The file cannot be read, or is of another space.
+        RunFolderError: The file cannot be read, or is of another space or other data.
     """
     supernet = Supernet(space)
-    restore(supernet, path)
+    restore(supernet, path, data=data)
     return supernet
 
 
-def restore(supernet: Supernet, path: Path) -> TrainingState | None:
+def restore(supernet: Supernet, path: Path, *, data: str | None = None) -> TrainingState | None:
     """Give `supernet` the weights of a file; returns the state of its training, if it has one.
 
     Raises:
-        RunFolderError: The file cannot be read, or is of another space.
+        RunFolderError: The file cannot be read, or is of another space or other data.
     """
     try:
         table = torch.load(path, map_location=supernet.device, weights_only=True)
@@ -93,6 +106,11 @@ def restore(supernet: Supernet, path: Path) -> TrainingState | None:
         raise RunFolderError(
             f"{path} holds the weights of another space than {supernet.space.name!r} for this "
             f"data, or was written by another version; train again, into another file"
+        )
+    if data is not None and table.get("data", data) not in (data, None):
+        raise RunFolderError(
+            f"{path} holds weights that were trained on other data than these; train again, into "
+            f"another file"
         )
     try:
         supernet.load_state_dict(weights)

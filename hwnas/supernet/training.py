@@ -125,6 +125,7 @@ class _Session:
         self.seed = seed
         self.checkpoint = checkpoint
         _, self.n_steps = recipe.steps(len(data.train))
+        self.known = data.fingerprint
         self.identity = _identity(supernet, data, recipe, way, seed, self.n_steps)
         self.parameters = [p for p in supernet.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, recipe)
@@ -216,7 +217,7 @@ class _Session:
         self._mean_loss()  # broken weights are not saved
         losses = [float(loss) for loss in self.losses]
         state = TrainingState(self.identity, self.step, losses, self.optimizer.state_dict())
-        save_supernet(self.supernet, self.checkpoint, training=state)
+        save_supernet(self.supernet, self.checkpoint, data=self.known, training=state)
 
     def _resume(self, path: Path) -> None:
         state = restore(self.supernet, path)

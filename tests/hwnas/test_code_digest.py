@@ -40,7 +40,9 @@ def digest(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("place", [place for place in FILES if place != "mine/other.py"])
+@pytest.mark.parametrize(
+    "place", [place for place in FILES if place.startswith("mine/") and "other" not in place]
+)
 def test_a_change_in_what_is_imported_is_a_change(digest, place):
     before = digest()
     assert before and digest() == before
@@ -50,18 +52,32 @@ def test_a_change_in_what_is_imported_is_a_change(digest, place):
 def test_what_is_not_imported_and_comments_do_not_count(digest):
     before = digest()
     assert digest("mine/other.py") == before
-    assert digest("flat.py", "\n# a comment\n") == before
+    assert digest("mine/near.py", "\n# a comment\n") == before
 
 
-def test_what_cannot_be_read_has_no_digest(digest, tmp_path):
-    assert code_digest("no.such.module") == ""
-    assert digest("mine/near.py", "def broken(:\n") == ""
+def test_a_file_that_this_python_cannot_read_counts_by_its_bytes(digest):
+    before = digest("mine/near.py", "print 1\n")
+    assert digest("mine/space.py") != before
+    between = digest()
+    assert digest("mine/near.py", "print 2\n") != between
 
 
-def test_of_an_installed_package_only_the_module_counts(monkeypatch):
+def test_a_module_without_source_has_no_digest():
+    assert code_digest("no.such.module") == "" == code_digest("sys")
+
+
+def test_a_package_is_followed_wherever_it_is_installed_but_not_beyond(digest):
+    before = digest()
+    assert digest("mine/blocks/parts.py") != before
+    before = digest()
+    assert digest("flat.py") == before  # it lies beside the package, not in it
+
+
+def test_a_module_among_installed_packages_is_not_followed(monkeypatch):
     read = []
     monkeypatch.setattr("hwnas.code_digest._imported", lambda *a: read.append(a) or ())
-    assert code_digest("sklearn.base") and not read
+    assert code_digest("threadpoolctl") and not read
+    assert code_digest("sklearn.base") and read
 
 
 def test_the_code_of_the_toolkit_has_a_digest():

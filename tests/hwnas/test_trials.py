@@ -1,5 +1,6 @@
 """The trials of a run: where they are evaluated, how they are shown, the table of them."""
 
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,6 +149,20 @@ def test_the_digest_of_an_evaluator_is_that_of_its_code(names):
     path.write_text(path.read_text() + "\nchanged = True\n")
     assert evaluator_digest(name) != before
     assert evaluator_digest("training") is None
+
+
+def test_a_function_that_was_made_elsewhere_is_told_by_the_file_that_names_it(tmp_path):
+    path = tmp_path / "a.b.py"
+    text = "import functools\nimport beside\nmine = functools.partial(beside.build, {})\n"
+    (tmp_path / "beside.py").write_text("def build(n, *given, seed): ...\n")
+    digests = set()
+    for n, extra in ((3, ""), (5, ""), (5, "x = 1\n")):
+        path.write_text(text.format(n))
+        with (tmp_path / "beside.py").open("a") as file:
+            file.write(extra)
+        digests.add(evaluator_digest(f"{path}:mine"))
+        sys.modules.pop("beside")
+    assert len(digests) == 3
 
 
 class Shown:

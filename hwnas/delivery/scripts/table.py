@@ -1,7 +1,7 @@
 """Classes of rows of numbers: python predict.py front/NAME.onnx 5.1,3.5,1.4,0.2 ...
 
 Needs numpy and onnxruntime only. A row holds the features in the order of training; the rows of a
-file: tail -n +2 ROWS.csv | xargs python predict.py front/NAME.onnx
+file: tail -n +2 ROWS.csv | tr -d ' ' | xargs python predict.py front/NAME.onnx
 """
 
 import json
@@ -14,7 +14,7 @@ model, *sources = sys.argv[1:] if len(sys.argv) > 2 else sys.exit(__doc__)
 session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["hwnas"])
 for source in sources:
-    x = np.array(source.split(","), float)
+    x = np.array(source.split(","), float).reshape(about["example"]["shape"])
     if about["input"] != "raw":
         x = (x - about["preprocessing"]["mean"]) / about["preprocessing"]["std"]
     x = x.astype(np.float32)

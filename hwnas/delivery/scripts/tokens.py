@@ -13,7 +13,7 @@ import onnxruntime as ort
 model, *sources = sys.argv[1:] if len(sys.argv) > 2 else sys.exit(__doc__)
 session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["hwnas"])
-number = {word: i for i, word in enumerate(about["preprocessing"]["words"], start=2)}
+number = {word: i for i, word in enumerate(about["preprocessing"].get("words", ()), start=2)}
 for source in sources:
     words = re.findall(r"\w+|[^\w\s]", source.lower())
     ids = np.load(source) if source.endswith(".npy") else [number.get(word, 1) for word in words]

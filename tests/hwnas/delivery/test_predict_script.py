@@ -78,6 +78,24 @@ def test_the_script_says_what_the_network_says_without_the_toolkit(kind, make_mo
     assert found == expected(network, preprocessing, data, examples)
 
 
+def test_ids_that_stand_for_no_words_are_classified_too(make_model, tmp_path):
+    model, data, preprocessing, network = make_model("tokens")
+    about = read_about(model)
+    del about["preprocessing"]["words"]
+    save_about(onnx.load(model), tmp_path / "ids.onnx", about)
+    write_predict_script("tokens", tmp_path)
+    np.save(tmp_path / "x.npy", data.test.inputs[3].numpy())
+    found = answers(predict(tmp_path, "ids.onnx", "x.npy"))
+    assert found == expected(network, preprocessing, data, data.test.inputs[3:4])
+
+
+def test_a_row_of_another_length_is_refused(make_model, tmp_path):
+    model, *_ = make_model("table")
+    write_predict_script("table", tmp_path)
+    run = predict(tmp_path, model.name, "5.1")
+    assert run.returncode == 1 and "cannot reshape array of size 1 into shape (5,)" in run.stderr
+
+
 @pytest.mark.parametrize("kind", ["image", "signal", "table"])
 def test_the_script_leaves_preprocessing_to_models_that_do_it(kind, make_model, tmp_path):
     model, data, preprocessing, network = make_model(kind)

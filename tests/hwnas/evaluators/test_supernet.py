@@ -1,4 +1,5 @@
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hwnas.evaluators.training import TrainingEvaluator
 from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.spaces.catalog import make_space
 from hwnas.strategies import Trial
-from hwnas.supernet import Supernet, make_way, save_supernet
+from hwnas.supernet import Supernet, load_supernet, make_way, save_supernet
 from hwnas.supernet.training import evaluate_subnet, train_supernet
 from hwnas.training import Recipe, seeded
 
@@ -79,6 +80,20 @@ def test_a_file_that_is_no_such_supernet_is_one_message(space, wine, tmp_path):
         make_evaluator(f"supernet:{tmp_path / 'other.pt'}", space, wine, Recipe(1, 16), seed=0)
     with pytest.raises(ConfigError, match="did you mean 'supernet:FILE'"):
         evaluator_digest("supernet:")
+
+
+def test_a_supernet_of_other_data_is_refused(space, wine, tmp_path):
+    supernet = Supernet(space)
+    for told, is_fine in ((None, True), (wine.fingerprint, True), ("0" * 16, False)):
+        save_supernet(supernet, tmp_path / "a.pt", data=told)
+        refused = pytest.raises(RunFolderError, match="trained on other data than these")
+        with nullcontext() if is_fine else refused:
+            make_evaluator(f"supernet:{tmp_path}/a.pt", space, wine, Recipe(1, 16), seed=0)
+    way = make_way("single-path", space, seed=0)
+    train_supernet(supernet, wine, Recipe(1, 16), way, seed=0, checkpoint=tmp_path / "b.pt")
+    make_evaluator(f"supernet:{tmp_path}/b.pt", space, wine, Recipe(1, 16), seed=0)
+    with pytest.raises(RunFolderError, match="other data"):
+        load_supernet(space, tmp_path / "b.pt", data="0" * 16)
 
 
 def test_the_pages_file_evaluates_by_the_middle_of_three(wine, tmp_path, monkeypatch):
