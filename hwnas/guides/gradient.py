@@ -7,6 +7,7 @@ give a front. Budgets are met when networks are derived.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -31,6 +32,9 @@ from hwnas.training import seeded
 LATENCY_WEIGHTS = (0.03, 0.15, 0.6)  # against a cross-entropy: from a reminder to a half
 TRAVEL = 8.0  # a logit that goes one way all the time ends about there
 N_SIZED = 64  # networks
+# A lesson of fewer steps has smaller batches, and so more of them, if they are larger than that.
+FEW_STEPS, SMALL_BATCH = 100, 16
+AGAIN = 4 / 3  # what is computed again for the gradients of several options, a forward of it
 MAX_LEARNING_RATE = 0.1  # of the architecture's weights
 
 
@@ -72,8 +76,10 @@ def _searched(
     relaxation: Relaxation,
     latency_weight: float,
 ) -> ArchitectureWeights:
-    recipe = lesson.costing(passes)
-    _, n_steps = recipe.steps(len(lesson.data.train) // 2)
+    recipe, n_examples = lesson.costing(passes), len(lesson.data.train) // 2
+    while recipe.steps(n_examples)[1] < FEW_STEPS and recipe.batch_size >= 2 * SMALL_BATCH:
+        recipe = replace(recipe, batch_size=recipe.batch_size // 2)
+    _, n_steps = recipe.steps(n_examples)
     settings = GradientSearch(
         relaxation,
         learning_rate=min(MAX_LEARNING_RATE, TRAVEL / n_steps),
@@ -104,7 +110,7 @@ def _passes(supernet: Supernet, relaxation: Relaxation) -> float:
     mixed = [mixture.shares(slot, draw).keys() for slot in range(len(supernet.space.slots))]
     n_blocks = [len([block for block in blocks if block is not None]) for blocks in mixed]
     compared = forward / 2 if mixture.drawn else 0.0
-    return float(np.mean([max(n, 1) for n in n_blocks])) * (1 + compared)
+    return float(np.mean([max(n, 1) for n in n_blocks])) * (AGAIN + compared)
 
 
 def _relative_size(problem: Problem, sampler: Sampler) -> float:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from hwnas.errors import ConfigError
 from hwnas.spaces.base import Block, Genotype, GenotypeArray, SearchSpace
@@ -197,9 +198,13 @@ class Mixture:
         shares = self.shares(slot, draw)
         if len(shares) == 1:
             return self._run(slot, next(iter(shares)), x)
-        return torch.stack(
-            [share * self._run(slot, block, x) for block, share in shares.items()]
-        ).sum(dim=0)
+        # Dozens of blocks beside each other: what is inside of them is computed again backwards, or
+        # it would not fit into memory.
+        outputs = [
+            share * checkpoint(self._run, slot, block, x, use_reentrant=False)
+            for block, share in shares.items()
+        ]
+        return torch.stack(outputs).sum(dim=0)
 
     def _gated(self, x: Tensor, slot: int, genotype: Genotype, rival: Genotype) -> Tensor:
         """The first path's block, and a gate through which the difference to the second's acts."""

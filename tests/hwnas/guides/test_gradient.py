@@ -64,8 +64,9 @@ def test_a_mixture_that_runs_more_blocks_is_trained_for_fewer_epochs(lesson, epo
     for relaxation in ("softmax", "two-path"):
         learn_by_gradient(passes(lesson, 4), relaxation=relaxation, latency_weights=(0.0,))
     # Three operations, then one block, one or none, and the head: 6 blocks in 4 slots; the width
-    # is drawn, and compared with another draw by a forward pass of half of the examples.
-    assert epochs["softmax"] == pytest.approx(4 / (6 / 4 * (1 + 1 / 6)))
+    # is drawn, and compared with another draw by a forward pass of half of the examples; a forward
+    # pass is computed again backwards.
+    assert epochs["softmax"] == pytest.approx(4 / (6 / 4 * (4 / 3 + 1 / 6)))
     assert epochs["two-path"] == pytest.approx(4 / (1 + 1 / 3))
 
 
@@ -76,3 +77,21 @@ def test_networks_over_the_budget_cost_as_many_passes_as_they_are_larger(
     learn_by_gradient(tight, relaxation="two-path", latency_weights=(0.0,))
     # All networks take 6.5 ms on average, the four that meet the budget 1.75 ms.
     assert 4 / epochs["two-path"] / (1 + 1 / 3) == pytest.approx(6.5 / 1.75, rel=0.3)
+
+
+def test_a_short_lesson_has_small_batches_and_so_more_steps(lesson, monkeypatch):
+    seen = []
+    search = gradient.search_by_gradient
+
+    def note(supernet, data, recipe, settings, **options):
+        seen.append((recipe.batch_size, recipe.steps(len(data.train) // 2)[1]))
+        return search(supernet, data, recipe, settings, **options)
+
+    monkeypatch.setattr(gradient, "search_by_gradient", note)
+    short = passes(lesson, 4)
+    for batch_size, expected in ((64, 16), (48, 24), (16, 16), (8, 8)):
+        recipe = replace(short.recipe, batch_size=batch_size)
+        learn_by_gradient(
+            replace(short, recipe=recipe), relaxation="two-path", latency_weights=(0.0,)
+        )
+        assert seen[-1][0] == expected and seen[-1][1] < gradient.FEW_STEPS
