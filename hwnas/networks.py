@@ -75,7 +75,6 @@ def example(shape: Shape, input_type: InputType = "float32", *, batch: int = 1) 
     return torch.zeros((batch, *shape), dtype=getattr(torch, input_type))
 
 
-@lru_cache(maxsize=100_000)
 def look_trained(module: nn.Module) -> None:
     """Give new numbers to weights that are all alike, as those of new normalisations are.
 
@@ -88,6 +87,7 @@ def look_trained(module: nn.Module) -> None:
                 tensor.uniform_(0.5, 1.5)
 
 
+@lru_cache(maxsize=100_000)
 def count(block: Block, in_shape: Shape, input_type: InputType = "float32") -> BlockCounts:
     """Build the block and run one example of zeros through it, counting.
 
