@@ -83,7 +83,8 @@ def look_trained(module: nn.Module) -> None:
     tensors = [*module.parameters(), *module.buffers()]
     with torch.no_grad():
         for tensor in tensors:
-            if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
+            is_number = tensor.is_floating_point() and tensor.numel() > 0
+            if is_number and bool((tensor == tensor.flatten()[0]).all()):
                 tensor.uniform_(0.5, 1.5)
 
 
