@@ -188,6 +188,24 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunFolderError(f"{path} is not TOML: {error}") from None
 
 
+def check_trusted(config: SearchConfig, folder: Path, *, trust: bool) -> None:
+    """Refuse to run code that a run folder names unless it is trusted: it may be a stranger's.
+
+    Raises:
+        ConfigError: It names some, and `trust` is false.
+    """
+    from hwnas.data.sources import names_code
+    from hwnas.user_code import is_reference
+
+    named = [config.data] if names_code(config.data) else []
+    named += [config.space] if is_reference(config.space) else []
+    if named and not trust:
+        raise ConfigError(
+            f"{folder / CONFIG} names code that would be run: {', '.join(named)}. If you trust it, "
+            f"say so with --trust"
+        )
+
+
 def check_same_run(folder: Path, asked: Mapping[str, Any], *, has_trials: bool) -> None:
     """Make sure that a folder holds this run, or none yet.
 

@@ -11,7 +11,10 @@ import numpy as np
 def as_number(value: Any) -> float | None:
     """The value as a finite number, or None."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    try:
+        return float(value) if is_number and math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def number(value: Any, unit: str = "", *, digits: int = 3) -> str:

@@ -54,6 +54,12 @@ DataName = Annotated[
         "module:function.",
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the code that the folder names: a space or data of one's own."
+    ),
+]
 DataPath = Annotated[
     Path | None, typer.Option("--data-path", help="Folder or file of the data, if not standard.")
 ]

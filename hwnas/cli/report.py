@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwnas.cli.output import AsJson, DataPath, print_json
+from hwnas.cli.output import AsJson, DataPath, Trust, print_json
 
 RunStorage = Annotated[
     str | None,
@@ -33,6 +33,7 @@ def report(
         ),
     ] = None,
     data_path: DataPath = None,
+    trust: Trust = False,
     storage: RunStorage = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +51,7 @@ def report(
         from hwnas.report.explain import explain_again
         from hwnas.report.explanation import write_explanation
 
-        explanation = explain_again(run, measurements, data_path=data_path)
+        explanation = explain_again(run, measurements, data_path=data_path, trust=trust)
         written.append(write_explanation(run, explanation))
     written.append(write_report(run, storage=storage))
     if svg is not None:

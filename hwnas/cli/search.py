@@ -20,6 +20,7 @@ from hwnas.cli.output import (
     Shapes,
     TargetName,
     Threads,
+    Trust,
     parse_shapes,
     print_json,
     print_table,
@@ -294,6 +295,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Where the model goes.")],
     batch: Annotated[int, typer.Option("--batch", min=1, help="Examples in one run.")] = 1,
     data_path: DataPath = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a trained network of a run again, for another batch size, checked against PyTorch.
@@ -302,7 +304,7 @@ def export(
     """
     from hwnas.front.finalists import export_again
 
-    error = export_again(run, name, out, batch=batch, data_path=data_path)
+    error = export_again(run, name, out, batch=batch, data_path=data_path, trust=trust)
     if as_json:
         print_json({"onnx": str(out), "batch": batch, "parity_max_abs_error": error})
     else:

@@ -95,3 +95,8 @@ def load_data(name: str, *, path: Path | None = None) -> DataSet:
     if is_reference(name):
         return load_function(name)
     raise DataError(unknown_name("data set", name, KNOWN_NAMES))
+
+
+def names_code(name: str) -> bool:
+    """Whether loading a data set of that name would run a function that it names."""
+    return name.partition(":")[0] not in _FILES and is_reference(name)

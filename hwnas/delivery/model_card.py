@@ -150,9 +150,10 @@ def _input(about: Mapping[str, Any]) -> list[str]:
 
 
 def _how_to_run(about: Mapping[str, Any]) -> list[str]:
-    use = USES[about["preprocessing"]["kind"]]
+    kind = about["preprocessing"]["kind"]
+    use, also = USES[kind], " (and pillow, but for .npy files)" if kind == "image" else ""
     return [
-        "With numpy and onnxruntime, in the run folder:",
+        f"With numpy and onnxruntime{also}, in the run folder:",
         "",
         f"    python predict.py front/{about['name']}.onnx {use}",
     ]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hwnas.baselines import baselines
-from hwnas.config import SearchConfig, read_config
+from hwnas.config import SearchConfig, check_trusted, read_config
 from hwnas.data import load_data
 from hwnas.errors import RunFolderError, unknown_name
 from hwnas.front.filling import MAX_SLACK
@@ -75,9 +75,23 @@ def _predicted_ms(trial: Trial) -> float:
 
 
 def export_again(
-    folder: Path, name: str, out: Path, *, batch: int, data_path: Path | None = None
+    folder: Path,
+    name: str,
+    out: Path,
+    *,
+    batch: int,
+    data_path: Path | None = None,
+    trust: bool = False,
 ) -> float:
     """Export a network that a run trained to the end, for any batch size.
+
+    Args:
+        folder: Of the run.
+        name: Of the network.
+        out: Where the model goes.
+        batch: Examples in one run of it.
+        data_path: Of the data, where it lies elsewhere now.
+        trust: Run code that the folder names (a space or data of the user's own).
 
     Returns:
         The largest difference between the logits of ONNX Runtime and PyTorch on real examples.
@@ -85,9 +99,11 @@ def export_again(
     Raises:
         RunFolderError: The folder is no run, or holds no such network.
         ExportMismatchError: The export differs from PyTorch.
+        ConfigError: The folder names code, and is not trusted.
     """
     tables = read_config(folder / "config.toml")
     config = SearchConfig.from_table(tables.get("search", {}))
+    check_trusted(config, folder, trust=trust)
     path = data_path or (Path(config.data_path) if config.data_path else None)
     data = load_data(config.data, path=path)
     space = space_for(config.space, data)

@@ -121,7 +121,9 @@ class RunData:
             indices = json.loads(genotype)
             pairs = zip(choices.items(), indices, strict=True)  # type: ignore[union-attr]
             return {name: str(options[int(index)]) for (name, options), index in pairs}
-        except (AttributeError, IndexError, RecursionError, TypeError, ValueError):
+        except (
+            AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError,
+        ):  # fmt: skip
             return {"genotype": genotype} if genotype else {}
 
 
@@ -205,7 +207,7 @@ def genotype_of(row: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The genotype of a row; None: it has none, as a baseline, or none that can be read."""
     try:
         return tuple(int(index) for index in json.loads(row["genotype"]))
-    except (RecursionError, TypeError, ValueError):
+    except (OverflowError, RecursionError, TypeError, ValueError):
         return None
 
 

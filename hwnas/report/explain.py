@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.budget import parse_budget
-from hwnas.config import SearchConfig, read_config
+from hwnas.config import SearchConfig, check_trusted, read_config
 from hwnas.cost import CostTable
 from hwnas.data import load_data
 from hwnas.drawing import described, layers_of
@@ -87,7 +87,7 @@ def explain_run(
 
 
 def explain_again(
-    folder: Path, measurements: Path, *, data_path: Path | None = None
+    folder: Path, measurements: Path, *, data_path: Path | None = None, trust: bool = False
 ) -> Explanation:
     """Explain a run that ended earlier, on the machine that it ran on; times nothing.
 
@@ -95,12 +95,14 @@ def explain_again(
         folder: Of the run.
         measurements: Database that has the space's pieces, or will.
         data_path: Of the data, where it lies elsewhere now.
+        trust: Run code that the folder names (a space or data of the user's own).
 
     Raises:
         HwnasError, PredictorError, ProfilerError: The folder is not complete, or of another device.
     """
     tables = read_config(folder / CONFIG)
     config = SearchConfig.from_table(tables.get("search", {}))
+    check_trusted(config, folder, trust=trust)
     path = data_path or (Path(config.data_path) if config.data_path else None)
     space = space_for(config.space, load_data(config.data, path=path))
     target = make_target(

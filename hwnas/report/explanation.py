@@ -189,7 +189,9 @@ def read_explanation(folder: Path) -> Explanation | None:
         )
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
+    except (
+        LookupError, TypeError, ValueError, OverflowError, RecursionError, AttributeError,
+    ) as error:  # fmt: skip
         raise RunFolderError(
             f"{path} cannot be understood ({error}): delete it, and the report is written without "
             f"it, or have it written again by `hwnas report --measurements`"

@@ -54,7 +54,9 @@ def read_study(place: Place, study: str) -> list[dict[str, Any]]:
         raise RunFolderError(
             f"cannot read the record {place_text(place)}: {reason}. {hint}"
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         raise RunFolderError(
             f"cannot read the record {place_text(place)}: {error}. It may be damaged"
         ) from error

@@ -132,7 +132,7 @@ def test_hand_made_networks_of_that_kind_stand_beside_the_searched(finished):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalog.SPACES, first_space(kind), KINDS[kind][0])
         patch.chdir(folder)
-        export_again(folder / "run", name, folder / "again.onnx", batch=3)
+        export_again(folder / "run", name, folder / "again.onnx", batch=3, trust=True)
     again = evaluate_onnx(folder / "again.onnx", data).accuracy
     assert again == pytest.approx(table.set_index("name").loc[name, "test_accuracy"])
 
