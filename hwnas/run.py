@@ -36,6 +36,7 @@ from hwnas.evaluators.plan import EvaluatorPlan
 from hwnas.executors.ray_cluster import RayCluster
 from hwnas.executors.ray_profiler import target_place
 from hwnas.feasibility import Overview, overview, resolve_budgets
+from hwnas.front.filling import latency_limit
 from hwnas.front.final_training import train_finalists
 from hwnas.front.hold import Workplace, hold_front
 from hwnas.front.verify import Candidate, deliver
@@ -314,6 +315,7 @@ class _Run:
                 self.target,
                 self.out,
                 options,
+                limit_ms=latency_limit(problem),
                 references_ms=store.references_ms(self.target),
                 open_in=lambda precision: self.place_in(precision).open_profiler,
                 progress=self.progress,

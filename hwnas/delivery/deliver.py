@@ -55,6 +55,7 @@ def deliver_forms(
     folder: Path,
     options: FormOptions = FormOptions(),  # noqa: B008  (it is frozen)
     *,
+    limit_ms: float | None = None,
     references_ms: Sequence[float] = (),
     open_in: Callable[[str], OpenProfiler] | None = None,
     progress: Progress | None = None,
@@ -72,6 +73,7 @@ def deliver_forms(
         target: That they were measured on.
         folder: The run folder.
         options: Which forms to make.
+        limit_ms: Latency that the run allows; None: any.
         references_ms: As `Profiler` takes them.
         open_in: What opens a profiler of the target in a precision, `fp32` for files that are in
             the precision they are to run in; raises TargetError where its processor has none. None:
@@ -101,7 +103,9 @@ def deliver_forms(
             parent = folder / member.onnx
             about = read_about(parent) | about_member(member, data)
             save_about(onnx.load(parent), parent, about)
-            one = _Member(member, networks[member.name], data, target, folder, profiler, bf16)
+            one = _Member(
+                member, networks[member.name], data, target, folder, limit_ms, profiler, bf16
+            )
             made = one.forms(options, why_not, partial(_note, task, i))
             for form in made:
                 if form.onnx is None:
@@ -146,6 +150,7 @@ class _Member:
         data: DataSet,
         target: Target,
         folder: Path,
+        limit_ms: float | None,
         profiler: AnyProfiler,
         bf16: AnyProfiler | None,
     ) -> None:
@@ -153,6 +158,7 @@ class _Member:
         self._data = data
         self._target = target
         self._folder = folder
+        self._limit_ms = limit_ms
         self._profiler = profiler
         self._bf16 = bf16
         self._maker = Maker(trained, folder / candidate.onnx, data, folder)
@@ -247,7 +253,10 @@ class _Member:
     def _with_verdict(self, form: Form) -> Form:
         candidate = self._candidate
         verdict = verdict_of(
-            form, val_accuracy=candidate.val_accuracy, test_accuracy=candidate.test_accuracy
+            form,
+            val_accuracy=candidate.val_accuracy,
+            test_accuracy=candidate.test_accuracy,
+            limit_ms=self._limit_ms,
         )
         return replace(form, verdict=verdict)
 

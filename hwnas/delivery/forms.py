@@ -74,9 +74,12 @@ class Form:
     verdict: str = OK
 
 
-def verdict_of(form: Form, *, val_accuracy: float, test_accuracy: float) -> str:
+def verdict_of(
+    form: Form, *, val_accuracy: float, test_accuracy: float, limit_ms: float | None = None
+) -> str:
     """What speaks against a form of a network whose fp32 form has these accuracies; or `ok`.
 
+    Slower than `limit_ms`, the latency that the run allows, it does not meet the budget.
     A form in lower precision has to be faster than fp32. Test accuracy is looked at, too: nothing
     is chosen by it, but who reads the verdict is to know.
     """
@@ -94,6 +97,8 @@ def verdict_of(form: Form, *, val_accuracy: float, test_accuracy: float) -> str:
         found.append(
             f"not faster than fp32 ({form.latency_ms:.4g} ms against {form.fp32_latency_ms:.4g})"
         )
+    if limit_ms is not None and form.latency_ms is not None and form.latency_ms > limit_ms:
+        found.append(f"over the budget ({form.latency_ms:.4g} ms, {limit_ms:.4g} are allowed)")
     return "; ".join(found) or OK
 
 

@@ -279,6 +279,15 @@ def test_bf16_that_the_target_cannot_run_is_a_row_that_says_so(
     ]  # fmt: skip
 
 
+def test_forms_over_the_budget_are_flagged(run_folder, made_up_latencies):
+    made_up_latencies |= {"t000.dynamic-batch": 0.03, "t001.dynamic-batch": 0.021}
+    options = FormOptions(int8=False, dynamic_batch=True)
+    forms = delivered(run_folder, options, limit_ms=0.025)
+    assert [form.verdict for form in forms] == [
+        "over the budget (0.03 ms, 0.025 are allowed)", "ok",
+    ]  # fmt: skip
+
+
 def test_an_empty_front_has_no_forms(run_folder, made_up_latencies):
     assert delivered(replace(run_folder, front=[])) == []
     assert pd.read_csv(run_folder.folder / "forms.csv").empty

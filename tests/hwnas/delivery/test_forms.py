@@ -36,6 +36,15 @@ def test_the_verdict_says_what_speaks_against_a_form(changes, verdict):
     assert found == verdict
 
 
+@pytest.mark.parametrize(
+    ("limit_ms", "verdict"), [(None, "ok"), (0.9, "ok"),
+    (0.8, "over the budget (0.9 ms, 0.8 are allowed)")],
+)  # fmt: skip
+def test_a_form_that_is_slower_than_the_run_allows_is_flagged(limit_ms, verdict):
+    form = replace(GOOD, latency_ms=0.9, form="raw")
+    assert verdict_of(form, val_accuracy=0.9, test_accuracy=0.8, limit_ms=limit_ms) == verdict
+
+
 def test_a_form_that_is_better_than_fp32_is_ok():
     assert verdict_of(GOOD, val_accuracy=0.7, test_accuracy=0.7) == "ok"
 
