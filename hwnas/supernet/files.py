@@ -107,7 +107,7 @@ def restore(supernet: Supernet, path: Path, *, data: str | None = None) -> Train
             f"{path} holds the weights of another space than {supernet.space.name!r} for this "
             f"data, or was written by another version; train again, into another file"
         )
-    if data is not None and table.get("data", data) not in (data, None):
+    if data is not None and table.get("data") not in (data, None):
         raise RunFolderError(
             f"{path} holds weights that were trained on other data than these; train again, into "
             f"another file"
