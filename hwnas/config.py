@@ -12,8 +12,10 @@ from typing import Any
 import tomli_w
 
 from hwnas.errors import ConfigError, RunFolderError, unknown_name
+from profilers.limited import read_text
 
 CONFIG = "config.toml"
+MAX_BYTES = 4 * 2**20  # parsing more of TOML takes seconds
 _LISTS = ("budgets", "recipe")
 EXECUTORS = ("processes", "ray")
 # May differ when a run is taken up again: they say how far and how fast to go, and what to deliver
@@ -181,7 +183,7 @@ def read_config(path: Path) -> dict[str, Any]:
         RunFolderError: It is missing or no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path, MAX_BYTES))
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8; nested without end

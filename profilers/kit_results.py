@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import zlib
@@ -20,6 +19,7 @@ from profilers import kit_script
 from profilers.devices import ISA_FLAGS, Device, data_cache_bytes
 from profilers.kernel_times import kernel_latencies_ms
 from profilers.kit import KIT_FORMAT, KitError
+from profilers.limited import read_bytes
 from profilers.measurement import KernelLatency, NetworkMeasurement
 from profilers.memory import computed_peak_bytes
 from profilers.onnx_models import OnnxModel
@@ -164,13 +164,9 @@ def _damaged(path: Path, why: str) -> KitError:
 def _read(path: Path, limit: int) -> bytes:
     """Bytes of a file from elsewhere, unpacked, no more than `limit`."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(limit + 1)
+        return read_bytes(path, limit)
     except (OSError, EOFError, zlib.error) as error:
         raise KitError(f"cannot read {path}: {error}. Is the kit's folder complete?") from None
-    if len(data) > limit:
-        raise _damaged(path, f"it holds more than {limit:,} bytes")
-    return data
 
 
 def _read_json(path: Path, limit: int) -> Any:

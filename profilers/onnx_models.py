@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,19 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_tensor,
+    uses_external_data,
+)
 
 from profilers.errors import ModelError
 from profilers.kernels import AttributeValue
+from profilers.limited import read_bytes
 
 # The newest that the runtimes in `targets.py` read; `onnx` itself may write newer ones.
 MAX_IR_VERSION = 11
+MAX_BYTES = 2**31 - 1  # with its weights: runtimes are given it as one protobuf
 
 
 @dataclass(frozen=True)
@@ -78,15 +85,14 @@ def load_model(
         ModelError: The file is missing, no ONNX, not valid, or its shapes stay open.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
     try:
         proto = onnx.load_model_from_string(data)
         if not proto.graph.node and not proto.graph.output:
             raise DecodeError("it holds no graph")
-        onnx.load_external_data_for_model(proto, str(path.parent))
-        # ONNX's own reader refuses external data outside the model's folder.
+        _load_weights(proto, path.parent, len(data))
         return make_model(
             proto,
             name=path.stem,
@@ -101,6 +107,43 @@ def load_model(
             f"{path} is not a readable ONNX model ({len(data):,} bytes): {reason}. "
             f"Export it again, or check that the download is complete."
         ) from None
+
+
+def _load_weights(proto: onnx.ModelProto, folder: Path, n_bytes: int) -> None:
+    """Read the weights that lie in other files.
+
+    Args:
+        proto: The model; they are put into it.
+        folder: Of the model; ONNX's own reader refuses files outside of it.
+        n_bytes: Of the model without them.
+
+    Raises:
+        ValueError, OSError, onnx.checker.ValidationError: They are not there, outside of the
+            folder, or with them the model has more than `MAX_BYTES`.
+    """
+    graphs = [proto.graph, *proto.functions]
+    for tensor in (tensor for graph in graphs for tensor in _tensors(graph)):
+        if not uses_external_data(tensor):
+            continue
+        place = ExternalDataInfo(tensor)
+        # Before it is read: many tensors may name the same large file.
+        n_bytes += place.length or (folder / place.location).stat().st_size - (place.offset or 0)
+        if n_bytes > MAX_BYTES:
+            raise ValueError(f"with its weights it has more than {MAX_BYTES:,} bytes")
+        load_external_data_for_tensor(tensor, str(folder))
+
+
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """The tensors that a graph holds, and the graphs in it."""
+    if isinstance(graph, onnx.GraphProto):
+        yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def make_model(

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from profilers.errors import StoreError
 from profilers.kernels import Kernel, macs
+from profilers.limited import TABLE_BYTES
 from profilers.measurement import FAMILY_TAG, KernelLatency, NetworkMeasurement
+from profilers.parquet import read_parquet
 from profilers.store import MeasurementStore
 from profilers.table_columns import TABLES, TABLES_FORMAT
 from profilers.targets import Target
@@ -379,7 +381,7 @@ def _is_database(path: Path) -> bool:
 def _read_table(path: Path, kind: str | None) -> pa.Table:
     """Read a table that this module wrote; `kind` None: any of them."""
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path, TABLE_BYTES)
         table.validate(full=True)
         columns = set(table.column_names)
         said = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}

@@ -42,7 +42,7 @@ __all__ = [
     "study_recipes",
 ]
 
-WEIGHTS = "supernet.pt"
+WEIGHTS = "supernet.safetensors"
 EPOCHS, SPENT, TRAINING, PASSES = "epochs", "spent", "training", "passes"
 N_TIMED = 64  # steps; by the second half of them it is known how many fit into the time
 N_ROUNDS = 7  # of timing passes

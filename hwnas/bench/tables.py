@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from hwnas import pareto
@@ -23,6 +22,8 @@ from hwnas.spaces.base import Choice, Genotype, GenotypeArray, SearchSpace, Shap
 from hwnas.spaces.choices import BoolArray
 from hwnas.strategies.base import Costs, Problem
 from hwnas.strategies.proposals import as_genotype
+from profilers.limited import TABLE_BYTES
+from profilers.parquet import read_parquet
 
 __all__ = ["SearchTable", "TableSpace", "read_search_table"]
 
@@ -145,7 +146,7 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
         ConfigError: If there is no column of such a name.
     """
     try:
-        frame = pd.read_parquet(path)
+        frame = read_parquet(path, TABLE_BYTES).to_pandas()
     except Exception as reason:  # of Arrow and pandas: they share no other base
         raise DataError(f"cannot read the table {path}: {reason}") from None
     choices = [name for name in frame.columns if name.startswith(CHOICE_PREFIX)]

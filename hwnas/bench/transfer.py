@@ -27,6 +27,8 @@ from predictors.transfer import (
     DeviceSample,
     TransferPredictor,
 )
+from profilers.limited import TABLE_BYTES
+from profilers.parquet import read_parquet
 
 FloatArray = NDArray[np.float64]
 
@@ -76,7 +78,7 @@ def read_latency_table(
             latency is not positive, or missing where none may be.
     """
     try:
-        frame = pd.read_parquet(path)
+        frame = read_parquet(path, TABLE_BYTES).to_pandas()
     except (OSError, ValueError) as error:  # of pyarrow, too: its errors derive from these
         raise DataError(f"cannot read {path} as Parquet: {error}") from None
     # Latencies come first: a device may be named so that its column starts like a choice.

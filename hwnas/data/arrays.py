@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from hwnas import user_code
 from hwnas.data.folders import PARTS, check_parts
 from hwnas.data.kinds import WHAT_IS_NEEDED
+from hwnas.data.sizes import max_array_bytes
 from hwnas.data.splits import DataSet, Split, check_split, three_splits
 from hwnas.errors import DataError
-
-MAX_BYTES = 2**36  # of all arrays of a file, unpacked
 
 
 def to_inputs(where: str, array: NDArray[Any]) -> torch.Tensor:
@@ -75,8 +74,11 @@ def load_npz(name: str, path: Path) -> DataSet:
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it holds a single array without a name")
             n_bytes = sum(member.file_size for member in loaded.zip.infolist())
-            if n_bytes > MAX_BYTES:  # a small file may unpack to anything
-                raise ValueError(f"it unpacks to {n_bytes:,} bytes, more than {MAX_BYTES:,}")
+            if n_bytes > max_array_bytes():  # a small file may unpack to anything
+                raise ValueError(
+                    f"it unpacks to {n_bytes:,} bytes, but no more than {max_array_bytes():,} are "
+                    f"read with the memory of this machine"
+                )
             arrays = {key: loaded[key] for key in loaded.files}
     except Exception as error:  # of zipfile, zlib and NumPy: they share no other base
         raise DataError(

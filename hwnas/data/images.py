@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from hwnas.data.folders import class_roots, list_files, subfolders
+from hwnas.data.sizes import max_array_bytes
 from hwnas.data.splits import DataSet, Split, cut, three_splits
 from hwnas.errors import DataError
+from profilers.limited import read_bytes
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
@@ -66,9 +67,8 @@ def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     plain = path.with_suffix("")
     try:
         if plain.exists() and not path.exists():
-            path, content = plain, plain.read_bytes()
-        else:
-            content = gzip.decompress(path.read_bytes())
+            path = plain
+        content = read_bytes(path, max_array_bytes())
     except FileNotFoundError:
         raise DataError(f"{path.parent} has no file {path.name}") from None
     except (OSError, EOFError, zlib.error) as error:

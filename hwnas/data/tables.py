@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hwnas.data.folders import PARTS, check_parts
+from hwnas.data.sizes import check_text_size
 from hwnas.data.splits import DataSet, Split, class_names_of, class_numbers, three_splits
 from hwnas.errors import DataError
 
@@ -76,6 +77,7 @@ def read_frames(name: str, path: Path) -> Mapping[str, pd.DataFrame]:
     frames = {}
     for part, file in files.items():
         try:
+            check_text_size(file)
             frames[part] = pd.read_csv(file)
         except OSError as error:
             raise DataError(f"{name}: cannot read {file}: {error.strerror or error}") from None

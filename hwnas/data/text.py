@@ -29,6 +29,7 @@ from hwnas.data.splits import (
 )
 from hwnas.data.tables import LABEL, labels_of, read_frames
 from hwnas.errors import DataError
+from profilers.limited import TEXT_BYTES, read_text
 
 TEXT = "text"  # the column of a CSV file
 PADDING, UNKNOWN = range(N_SPECIAL_IDS)
@@ -116,7 +117,7 @@ def _rows(name: str, path: Path) -> Mapping[str, Labelled]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_text(file, TEXT_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as UTF-8: {error}; convert or remove it") from None
 

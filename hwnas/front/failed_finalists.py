@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from profilers.limited import TEXT_BYTES, read_bytes
+
 __all__ = ["WEIGHTS", "failure_path", "read_failure", "read_failures"]
 
 WEIGHTS, ENDING = "weights", ".failed"
@@ -17,7 +19,7 @@ def failure_path(folder: Path, name: str) -> Path:
 def read_failure(path: Path) -> str | None:
     """Why a network could not be trained; None: nobody tried, or it was."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_bytes(path, TEXT_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
 

@@ -1,13 +1,12 @@
 """The long training of finalists, by the workers of the run: each once, whatever ends in between.
 
-`weights/` in the run folder holds `NAME.pt` of each that was trained. `NAME.failed` holds the
-reason why one has no weights: it raised, diverged or crashed, or met two accidents (a killed
+`weights/` in the run folder holds `NAME.safetensors` of each that was trained. `NAME.failed` holds
+the reason why one has no weights: it raised, diverged or crashed, or met two accidents (a killed
 process, memory, a hang). Neither is trained again.
 """
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -15,10 +14,6 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import BinaryIO
-
-import torch
 
 from hwnas.baselines import baselines
 from hwnas.errors import RunFolderError
@@ -34,11 +29,10 @@ from hwnas.run_workers import Workers
 from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.strategies.base import Trial
 from hwnas.supernet.growth import grow
+from hwnas.weight_files import MAX_BYTES, WeightFileError, pack_weights, unpack_weights
+from profilers.limited import read_bytes
 
 __all__ = ["Finalist", "load_weights", "train_finalists", "weights_path"]
-
-# All of these were seen when torch reads a file with bytes changed or missing.
-_DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -270,15 +264,13 @@ def _train(job: _Job, trial: Trial) -> tuple[bytes, float]:
         start=partial(_start, job, _trainer.space),
         on_progress=report,
     )
-    weights = io.BytesIO()
-    torch.save(network.state_dict(), weights)
-    return weights.getvalue(), result.validation.accuracy
+    return pack_weights(network.state_dict()), result.validation.accuracy
 
 
 def _start(job: _Job, space: SearchSpace, network: Network) -> None:
     """Give a new network the weights that it starts from."""
     if job.parent is not None and job.genotype is not None:
-        parent = load_weights(io.BytesIO(job.weights), space.architecture(job.parent))
+        parent = _trained(job.weights, space.architecture(job.parent))
         if parent is None:
             raise RunFolderError(f"the weights from which {job.name} starts are damaged")
         grow(network, job.genotype, parent, job.parent, space)
@@ -286,15 +278,23 @@ def _start(job: _Job, space: SearchSpace, network: Network) -> None:
 
 def weights_path(folder: Path, name: str) -> Path:
     """Where a run folder has the weights of a network that was trained to the end."""
-    return folder / WEIGHTS / f"{name}.pt"
+    return folder / WEIGHTS / f"{name}.safetensors"
 
 
-def load_weights(file: Path | BinaryIO, architecture: Architecture) -> Network | None:
+def load_weights(path: Path, architecture: Architecture) -> Network | None:
     """The trained network; None where there is none, or half a file of one."""
+    try:
+        return _trained(read_bytes(path, MAX_BYTES), architecture)
+    except OSError:
+        return None
+
+
+def _trained(content: bytes, architecture: Architecture) -> Network | None:
+    """The network with the weights of such a file; None: they are of another, or it is damaged."""
     network = Network(architecture)
     try:
-        network.load_state_dict(torch.load(file, weights_only=True))
-    except _DAMAGED:
+        network.load_state_dict(unpack_weights(content)[0])
+    except (WeightFileError, RuntimeError):  # the latter of torch: other names, other shapes
         return None
     return network
 

@@ -19,6 +19,7 @@ from hwnas.front.verify import BASELINE, Trained, export_candidate
 from hwnas.pareto import best_first
 from hwnas.spaces.for_data import space_for
 from hwnas.strategies import Trial
+from profilers.limited import TABLE_BYTES, check_size
 from profilers.targets import make_target
 
 
@@ -108,6 +109,7 @@ def export_again(
     data = load_data(config.data, path=path)
     space = space_for(config.space, data)
     try:
+        check_size(folder / "candidates.csv", TABLE_BYTES)
         rows = pd.read_csv(folder / "candidates.csv").set_index("name")
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(

@@ -21,6 +21,7 @@ from torch import nn
 from hwnas.delivery.metadata import graph_digest
 from hwnas.errors import RunFolderError
 from hwnas.front.verify import Candidate, Trained, onnx_path
+from profilers.limited import TEXT_BYTES, read_text
 
 __all__ = ["FrontJournal"]
 
@@ -77,7 +78,7 @@ class FrontJournal:
 def _read(path: Path) -> list[_Entry]:
     """The entries; none where the file is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path, TEXT_BYTES))
         return [
             _Entry(_candidate(entry["candidate"]), str(entry["weights"]), str(entry["model"]))
             for entry in found

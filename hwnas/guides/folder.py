@@ -1,7 +1,7 @@
 """The guide of a run: learned once, kept in a folder, taken up where an interrupted call left it.
 
-The folder holds `plan.json` (what the guide is learned from, and how long), `supernet.pt` (weights,
-of learners that can go on from them) and, once it is learned, `guide.json`.
+The folder holds `plan.json` (what the guide is learned from, and how long), `supernet.safetensors`
+(weights, of learners that can go on from them) and, once it is learned, `guide.json`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from hwnas.strategies.base import Problem
 from hwnas.strategies.guide import Guide
 from hwnas.supernet.sampling import Sampler
 from hwnas.training import Recipe
+from profilers.limited import TEXT_BYTES, read_text
 
-PLAN, SUPERNET, GUIDE = "plan.json", "supernet.pt", "guide.json"
+PLAN, SUPERNET, GUIDE = "plan.json", "supernet.safetensors", "guide.json"
 VERSION = 1
 TRIALS_SHARE = 0.5  # of what the trials would cost, if nothing else is said
 N_TIMED, TIMED_STEPS = 4, 12  # networks, and steps of each
@@ -203,7 +204,7 @@ def _checked(path: Path, found: dict[str, Any], problem: Problem) -> Guide:
     try:
         guide = Guide.from_json(found)
         guide.check(problem.space)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunFolderError(_unreadable(path, error)) from None
     return guide
 
@@ -211,10 +212,10 @@ def _checked(path: Path, found: dict[str, Any], problem: Problem) -> Guide:
 def _read(path: Path) -> dict[str, Any] | None:
     """The table in a JSON file; None if there is no file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path, TEXT_BYTES))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(_unreadable(path, error)) from None
     if not isinstance(found, dict):
         raise RunFolderError(_unreadable(path, TypeError("it holds no table")))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.budget import parse_budget
-from hwnas.config import SearchConfig, check_trusted, read_config
+from hwnas.config import CONFIG, SearchConfig, check_trusted, read_config
 from hwnas.cost import CostTable
 from hwnas.data import load_data
 from hwnas.drawing import described, layers_of
@@ -28,7 +28,7 @@ from hwnas.report.explanation import (
     MemberTime,
     OptionShare,
 )
-from hwnas.report.read import CONFIG, FRONT, read_run
+from hwnas.report.read import FRONT, read_run
 from hwnas.spaces.architecture import shape_text
 from hwnas.spaces.base import GenotypeArray, SearchSpace
 from hwnas.spaces.for_data import space_for

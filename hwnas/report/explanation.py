@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import RunFolderError
+from profilers.limited import TEXT_BYTES, read_text
 
 __all__ = [
     "EXPLANATION",
@@ -30,7 +31,6 @@ __all__ = [
 
 EXPLANATION = "explanation.json"
 FORMAT = "hwnas explanation 1"
-MAX_BYTES = 64 * 2**20
 MAX_EDGES = 1000  # of one cell
 
 
@@ -176,9 +176,7 @@ def read_explanation(folder: Path) -> Explanation | None:
     if not path.exists():
         return None
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path, TEXT_BYTES))
         if data["format"] != FORMAT:
             raise ValueError(f"its format is {data['format']!r}, not {FORMAT!r}")
         return Explanation(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hwnas.config import CONFIG, read_config
 from hwnas.errors import HwnasError, RunFolderError
 from hwnas.front.failed_finalists import read_failures
 from hwnas.number_text import as_number
@@ -17,12 +17,12 @@ from hwnas.record_place import place_of_run
 from hwnas.report.data import RunData
 from hwnas.report.explanation import read_explanation
 from hwnas.report.study import read_study
+from profilers.limited import TABLE_BYTES, check_size
 
 FRONT = "front.csv"
 CANDIDATES = "candidates.csv"
 TRIALS = "trials.csv"
 FORMS = "forms.csv"  # not of every run: only where more than one form was asked for
-CONFIG = "config.toml"
 
 NETWORK_NUMBERS = (
     "val_accuracy",
@@ -77,7 +77,7 @@ def read_run(folder: Path, *, storage: str | None = None) -> RunData:
     if not folder.is_dir():
         raise RunFolderError(f"{folder} is no folder; give the folder that a search wrote (--out)")
     missing = tuple(name for name in names if not _has_content(folder / name))
-    config = _read_toml(folder / CONFIG)
+    config = read_config(folder / CONFIG) if _has_content(folder / CONFIG) else {}
     trials, unread = _read_trials(folder, config, storage)
     if len(missing) == len(names) and trials.empty:
         raise RunFolderError(
@@ -142,22 +142,16 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    if not _has_content(path):
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8; nested without end
-        raise RunFolderError(f"{path} is no TOML file: {error}") from error
-
-
 def _read_csv(path: Path, numbers: Iterable[str], texts: Iterable[str]) -> pd.DataFrame:
     """The named columns: numbers as floats (NaN: none), texts as they are ("" : none)."""
     frame = pd.DataFrame()
     try:
         if _has_content(path):
+            check_size(path, TABLE_BYTES)
             # As text first: pandas would take a network that is called "NA" for a missing value.
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} is no CSV file: {error}") from error
     return _typed(frame, numbers, texts, path)

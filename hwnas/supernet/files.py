@@ -1,17 +1,18 @@
 """Files of supernets: weights, and of an unfinished training all that it needs to go on.
 
-A file is what `torch.save` writes of plain data: `version`, `space` (its fingerprint), `data` (that
-of what it was trained on; None: not told), `weights` (by name) and `training`, which is None or
-holds `identity`, `step` (steps done), `losses` (since the last check) and `optimizer`. It is read
-with `weights_only=True`: nothing in it is executed.
+A file is one of `hwnas/weight_files.py`. It says of its tensors: `version`, `space` (its
+fingerprint), `data` (that of what it was trained on; None: not told) and `training`, which is None
+or holds `identity`, `step` (steps done), `losses` (since the last check) and `groups` (those of the
+optimizer's parameters). Tensors of the optimizer are named `optimizer/PARAMETER/WHAT`, the others
+are the supernet's weights.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,10 +20,10 @@ import torch
 from hwnas.errors import RunFolderError
 from hwnas.spaces.base import SearchSpace
 from hwnas.supernet.supernet import Supernet
+from hwnas.weight_files import WeightFileError, pack_weights, read_weights
 
-VERSION = 1
-# All of these were seen when torch reads a file with bytes changed or missing.
-_DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
+VERSION = 2
+OPTIMIZER = "optimizer/"
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,27 @@ def save_supernet(
     Raises:
         RunFolderError: The file cannot be written.
     """
-    table = {
+    tensors, told = dict(supernet.state_dict()), None
+    if training is not None:
+        tensors |= _named(training.optimizer)
+        told = {
+            "identity": training.identity,
+            "step": training.step,
+            "losses": training.losses,
+            "groups": training.optimizer["param_groups"],
+        }
+    about = {
         "version": VERSION,
         "space": supernet.space.fingerprint,
         "data": data,
-        "weights": supernet.state_dict(),
-        "training": None if training is None else dict(vars(training)),
+        "training": told,
     }
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(table, part)
+        part.write_bytes(pack_weights(tensors, about))
         part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+    except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {path}: {error}") from None
@@ -95,25 +104,57 @@ def restore(supernet: Supernet, path: Path, *, data: str | None = None) -> Train
         RunFolderError: The file cannot be read, or is of another space or other data.
     """
     try:
-        table = torch.load(path, map_location=supernet.device, weights_only=True)
-        version, space = table["version"], table["space"]
-        weights, training = table["weights"], table["training"]
-    except _DAMAGED as error:
+        tensors, about = read_weights(path)
+    except OSError as error:
         raise RunFolderError(
-            f"cannot read the supernet {path}: it is missing or damaged ({type(error).__name__})"
+            f"cannot read the supernet {path}: {error.strerror or error}"
         ) from None
-    if version != VERSION or space != supernet.space.fingerprint:
+    except WeightFileError as error:
+        raise RunFolderError(f"cannot read the supernet {path}: {error}") from None
+    if about.get("version") != VERSION or about.get("space") != supernet.space.fingerprint:
         raise RunFolderError(
             f"{path} holds the weights of another space than {supernet.space.name!r} for this "
             f"data, or was written by another version; train again, into another file"
         )
-    if data is not None and table.get("data") not in (data, None):
+    if data is not None and about.get("data") not in (data, None):
         raise RunFolderError(
             f"{path} holds weights that were trained on other data than these; train again, into "
             f"another file"
         )
     try:
-        supernet.load_state_dict(weights)
-        return None if training is None else TrainingState(**training)
-    except (RuntimeError, TypeError) as error:
+        training = _training(about.get("training"), tensors)
+        supernet.load_state_dict(
+            {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER)}
+        )
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path} does not fit the space's blocks: {error}") from None
+    return training
+
+
+def _named(optimizer: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of an optimizer's state by name."""
+    return {
+        f"{OPTIMIZER}{number}/{what}": value
+        for number, values in optimizer["state"].items()
+        for what, value in values.items()
+    }
+
+
+def _training(
+    told: Mapping[str, Any] | None, tensors: Mapping[str, torch.Tensor]
+) -> TrainingState | None:
+    """Where the training stands; None: it is over.
+
+    Raises:
+        LookupError, TypeError, ValueError: That was never written.
+    """
+    if told is None:
+        return None
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(OPTIMIZER):
+            _, number, what = name.split("/")
+            state.setdefault(int(number), {})[what] = value
+    optimizer = {"state": state, "param_groups": told["groups"]}
+    losses = [float(loss) for loss in told["losses"]]
+    return TrainingState(str(told["identity"]), int(told["step"]), losses, optimizer)

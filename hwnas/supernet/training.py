@@ -22,7 +22,7 @@ from torch.nn import functional
 from hwnas.data.preprocessing import Preprocessing
 from hwnas.data.scaling import resize
 from hwnas.data.splits import DataSet, Split
-from hwnas.errors import ConfigError
+from hwnas.errors import ConfigError, RunFolderError
 from hwnas.metrics import Scores
 from hwnas.spaces.base import Genotype, Shape
 from hwnas.supernet.files import TrainingState, restore, save_supernet
@@ -226,7 +226,10 @@ class _Session:
                 f"{path} is of another training (other data, recipe, seed or subnets): name "
                 f"another file, or remove it"
             )
-        self.optimizer.load_state_dict(state.optimizer)
+        try:
+            self.optimizer.load_state_dict(state.optimizer)
+        except (LookupError, TypeError, ValueError) as error:
+            raise RunFolderError(f"{path} is damaged: {error}; remove it") from None
         self.step = state.step
         self.losses = [torch.tensor(loss, device=self.supernet.device) for loss in state.losses]
 

@@ -274,12 +274,12 @@ def finished(tmp_path_factory, fitted):
 def test_damaged_weights_are_trained_again(start, finished, tmp_path, monkeypatch, damage):
     shutil.copytree(finished.folder, tmp_path / "run")
     before = finished.candidates[0]
-    path = tmp_path / "run" / "weights" / f"{before.name}.pt"
+    path = tmp_path / "run" / "weights" / f"{before.name}.safetensors"
     content = path.read_bytes()
     damaged = {
         "garbage": b"\x80\x02q\x01.",
         "half": content[: len(content) // 2],
-        "other": (path.parent / "plain-cnn.pt").read_bytes(),
+        "other": (path.parent / "plain-cnn.safetensors").read_bytes(),
         "empty": b"",
     }
     path.write_bytes(damaged[damage])

@@ -363,7 +363,7 @@ class TestRefusedResults:
     def test_a_file_that_unpacks_to_too_much(self, kit, result, monkeypatch):
         monkeypatch.setattr(kit_results, "MAX_PROFILE_BYTES", 10_000)
         result.with_name("profile.json.gz").write_bytes(gzip.compress(b" " * 10_000_000))
-        with pytest.raises(KitError, match="more than 10,000 bytes"):
+        with pytest.raises(KitError, match="more than the 10,000 bytes"):
             read_kit(kit)
 
     def test_endless_nesting(self, kit, result):

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from profilers import onnx_models
 from profilers.errors import ModelError
 from profilers.onnx_models import MAX_IR_VERSION, check_batch, load_model, make_model
 from profilers.reference import conv_stack
@@ -272,3 +273,52 @@ class TestExternalData:
         for location in (str(secret), "link.bin"):
             with pytest.raises(ModelError):
                 load_model(external(location))
+
+    def test_weights_that_many_tensors_name_are_counted_before_they_are_read(
+        self, make_proto, save, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(onnx_models, "MAX_BYTES", 100_000)
+        with (tmp_path / "weights.bin").open("wb") as file:
+            file.truncate(60_000)
+        weights = {name: np.full(15_000, 7, dtype=np.float32) for name in "uvw"}
+        shape = (TensorProto.FLOAT, (1, 15_000))
+        nodes = [helper.make_node("Sum", ["x", *weights], ["y"])]
+        proto = make_proto(nodes, {"x": shape}, {"y": shape}, weights)
+        for weight in proto.graph.initializer:
+            weight.ClearField("raw_data")
+            weight.data_location = TensorProto.EXTERNAL
+            weight.external_data.add(key="location", value="weights.bin")
+        with pytest.raises(ModelError, match="with its weights it has more than 100,000 bytes"):
+            load_model(save(proto))
+
+    def test_tensors_of_nodes_and_of_graphs_within_are_read_from_beside_the_model(
+        self, make_proto, save, tmp_path
+    ):
+        (tmp_path / "weights.bin").write_bytes(np.full(4, 3, dtype="<f4").tobytes())
+
+        def constant(name):
+            node = helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(
+                np.zeros(4, np.float32)
+            ))  # fmt: skip
+            value = node.attribute[0].t
+            value.ClearField("raw_data")
+            value.data_location = TensorProto.EXTERNAL
+            value.external_data.add(key="location", value="weights.bin")
+            return node
+
+        output = helper.make_tensor_value_info("b", TensorProto.FLOAT, (4,))
+        branch = helper.make_graph([constant("b")], "branch", [], [output])
+        proto = make_proto(
+            [
+                helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch),
+                constant("a"),
+                helper.make_node("Add", ["a", "z"], ["y"]),
+            ],
+            {"c": (TensorProto.BOOL, ())},
+            {"y": (TensorProto.FLOAT, (4,))},
+            {},
+        )
+        graph = load_model(save(proto)).proto.graph
+        inner = graph.node[0].attribute[0].g.node[0]
+        for node in (graph.node[1], inner):
+            assert onnx.numpy_helper.to_array(node.attribute[0].t).tolist() == [3] * 4

@@ -262,7 +262,7 @@ def test_accidents_and_failures_of_workers_are_told_apart(train, finalists):
 
 def test_a_folder_that_cannot_be_written_is_one_message(train, finalists, tmp_path):
     (tmp_path / "weights").write_text("a file")
-    with pytest.raises(RunFolderError, match="cannot write .*t000.pt"):
+    with pytest.raises(RunFolderError, match="cannot write .*t000.safetensors"):
         train(finalists)
 
 

@@ -160,7 +160,7 @@ def test_another_budget_is_another_guide(learn, lessons, make_problem):
 def test_a_killed_learning_goes_on_and_ends_as_if_it_had_not_been(learn, tmp_path):
     whole = learn(name="ofa", epochs=4.0)
     path = tmp_path / "guide"
-    for name in ("guide.json", "supernet.pt", "plan.json"):
+    for name in ("guide.json", "supernet.safetensors", "plan.json"):
         (path / name).unlink()
 
     def stop(share):
@@ -169,7 +169,7 @@ def test_a_killed_learning_goes_on_and_ends_as_if_it_had_not_been(learn, tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         learn(name="ofa", epochs=4.0, on_progress=stop)
-    assert (path / "supernet.pt").exists() and not (path / "guide.json").exists()
+    assert (path / "supernet.safetensors").exists() and not (path / "guide.json").exists()
     shares = []
     assert learn(name="ofa", epochs=4.0, on_progress=shares.append) == whole
     assert shares[0] > 0.3  # not from the start

@@ -12,7 +12,7 @@ from hwnas.report.read import read_run
 @pytest.mark.parametrize("text", ["x = " + "1" * 5000, "x = " + "[" * 5000, "x = \x01"])
 def test_toml_that_cannot_be_read_is_one_message(tmp_path, text):
     (tmp_path / "config.toml").write_text(text)
-    with pytest.raises(RunFolderError, match=r"config\.toml is no TOML file"):
+    with pytest.raises(RunFolderError, match=r"config\.toml is not TOML"):
         read_run(tmp_path)
 
 

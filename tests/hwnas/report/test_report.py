@@ -267,7 +267,7 @@ def test_a_folder_that_is_no_run_folder_is_an_error(tmp_path: Path, make) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.toml", "[search", "is no TOML file"),
+        ("config.toml", "[search", "is not TOML"),
         ("front.csv", 'name,latency_ms\n"cut', "is no CSV file"),
         ("front.csv", "name,latency_ms\na,fast", "column 'latency_ms' holds no number"),
     ],

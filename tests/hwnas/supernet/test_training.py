@@ -79,7 +79,7 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_weights(
         if share * expected.n_steps >= when:
             raise KeyboardInterrupt
 
-    path = tmp_path / "supernet.pt"
+    path = tmp_path / "supernet.safetensors"
     with pytest.raises(KeyboardInterrupt):
         run(make_supernet(), checkpoint=path, on_progress=stop)
     other = make_supernet()
@@ -96,7 +96,7 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_weights(
 def test_an_update_that_ctrl_c_broke_is_not_saved(
     make_supernet, image_space, images, tmp_path, monkeypatch
 ):
-    path = tmp_path / "supernet.pt"
+    path = tmp_path / "supernet.safetensors"
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after each step
     n_updates = 0
 
@@ -122,7 +122,7 @@ def test_an_update_that_ctrl_c_broke_is_not_saved(
 
 
 def test_a_checkpoint_of_another_training_is_refused(make_supernet, image_space, images, tmp_path):
-    path = tmp_path / "supernet.pt"
+    path = tmp_path / "supernet.safetensors"
     way = make_way("single-path", image_space, seed=0)
     train_supernet(make_supernet(), images, QUICK, way, seed=0, checkpoint=path)
     others = [
@@ -136,17 +136,17 @@ def test_a_checkpoint_of_another_training_is_refused(make_supernet, image_space,
 
 
 def test_files_that_cannot_be_read_are_told(make_supernet, image_space, token_space, tmp_path):
-    path = tmp_path / "deep" / "supernet.pt"
+    path = tmp_path / "deep" / "supernet.safetensors"
     supernet = make_supernet()
     save_supernet(supernet, path)
     assert are_equal(state(load_supernet(image_space, path)), state(supernet))
     with pytest.raises(RunFolderError, match="another space than 'tokens'"):
         load_supernet(token_space, path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunFolderError, match="missing or damaged"):
+    with pytest.raises(RunFolderError, match="cannot read .*holds no weights"):
         load_supernet(image_space, path)
-    with pytest.raises(RunFolderError, match="missing or damaged"):
-        load_supernet(image_space, tmp_path / "none.pt")
+    with pytest.raises(RunFolderError, match="cannot read .*No such file"):
+        load_supernet(image_space, tmp_path / "none.safetensors")
     with pytest.raises(RunFolderError, match="cannot write"):
         save_supernet(supernet, path / "below a file.pt")
 
@@ -182,7 +182,7 @@ def test_one_step_adds_up_the_gradients_of_its_subnets_on_one_batch(distils, mak
 def test_a_broken_loss_ends_the_training_and_leaves_the_checkpoint(
     make_supernet, image_space, images, tmp_path
 ):
-    supernet, path = make_supernet(), tmp_path / "supernet.pt"
+    supernet, path = make_supernet(), tmp_path / "supernet.safetensors"
     with torch.no_grad():
         supernet.get_parameter("0/conv/weight:Conv2d").fill_(float("nan"))
     way = make_way("single-path", image_space, seed=0)
