@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +30,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hwnas.errors import RunFolderError
+from hwnas.errors import HwnasError, RunFolderError
 from hwnas.record_lock import RecordLock
 from hwnas.record_place import STUDY_NAME, Place, parse_place
 from hwnas.record_storage import (
@@ -40,8 +41,8 @@ from hwnas.record_storage import (
     open_study,
     storage_errors,
 )
-from hwnas.spaces.base import Genotype, SearchSpace
-from hwnas.strategies.base import Trial
+from hwnas.spaces.base import SearchSpace
+from hwnas.strategies.base import OBJECTIVES, Proposal, Trial
 
 __all__ = ["Record"]
 
@@ -120,26 +121,20 @@ class Record:
 
     def trials(self) -> list[Trial]:
         """All finished trials, in the order in which the strategy was told of them."""
-        return [self._trial(row, outcome) for row, outcome in self._told_rows()]
+        return [row.trial for row in self._told_rows()]
 
     def interrupted(self) -> list[Trial]:
         """Proposals that were started and never finished, by number; they are to run first."""
-        told = {row.user_attrs["proposal"] for row, _ in self._told_rows()}
-        rows = {row.user_attrs["proposal"]: row for row in self._rows()}
-        return [
-            Trial(number, _genotype(row), None, share=_share(row))
-            for number, row in sorted(rows.items())
-            if number not in told
-        ]
+        rows = self._rows()
+        told = {row.trial.number for row in rows if row.told is not None}
+        started = {row.trial.number: row.trial for row in rows if row.told is None}
+        return [trial for number, trial in sorted(started.items()) if number not in told]
 
     def results(self) -> dict[int, Mapping[str, Any]]:
         """What the evaluations reported and `predicted`, by number of the proposal."""
         return {
-            row.user_attrs["proposal"]: {
-                **outcome["result"],
-                "predicted": row.user_attrs["predicted"],
-            }
-            for row, outcome in self._told_rows()
+            row.trial.number: {**row.result, "predicted": row.predicted}
+            for row in self._told_rows()
         }
 
     def start(
@@ -195,10 +190,10 @@ class Record:
             told = {"told": self._n_told, **outcome}
             self._storage.set_trial_user_attr(handle, "outcome", told)
             self._n_told += 1
-            self._set_state(handle, outcome, self._shares.pop(handle))
+            self._set_state(handle, outcome["objectives"], self._shares.pop(handle))
 
-    def _set_state(self, handle: int, outcome: Mapping[str, Any], share: float) -> None:
-        values, state = outcome["objectives"], TrialState.COMPLETE
+    def _set_state(self, handle: int, values: Sequence[float] | None, share: float) -> None:
+        state = TrialState.COMPLETE
         if values is None:
             state = TrialState.FAIL
         elif share < 1:
@@ -229,46 +224,97 @@ class Record:
             self._lock.check()
             yield
 
-    def _rows(self) -> list[FrozenTrial]:
+    def _rows(self) -> list[_Row]:
         """Our rows in the order of their start; somebody else's in the same study are not ours."""
         with storage_errors(
             f"cannot read the record {self.where}", "It may be damaged, or its server be gone"
         ):
             # Through the study, which keeps finished rows in memory.
             rows = self.study.get_trials(deepcopy=False)
-        return [row for row in rows if "proposal" in row.user_attrs]
+            return [_Row.of(row, self._space) for row in rows if "proposal" in row.user_attrs]
 
-    def _told_rows(self) -> list[tuple[FrozenTrial, dict[str, Any]]]:
-        rows = [(r, r.user_attrs["outcome"]) for r in self._rows() if "outcome" in r.user_attrs]
-        return sorted(rows, key=lambda row: int(row[1]["told"]))
-
-    def _trial(self, row: FrozenTrial, outcome: Mapping[str, Any]) -> Trial:
-        values = outcome["objectives"]
-        objectives = None if values is None else tuple(values)
-        number, failure = row.user_attrs["proposal"], outcome["failure"]
-        return Trial(number, _genotype(row), objectives, failure, _share(row))
+    def _told_rows(self) -> list[_Row]:
+        """Those that ended, in the order in which they did."""
+        return sorted((row for row in self._rows() if row.told is not None), key=lambda r: r.place)
 
     def _take_over(self) -> None:
         """Settle what a killed search left: finish the rows that ended, note those that did not."""
-        self._n_told = 0
-        for row in self._rows():
-            outcome = row.user_attrs.get("outcome")
-            if outcome is not None:
-                self._n_told = max(self._n_told, outcome["told"] + 1)
-            if row.state != TrialState.RUNNING:
+        rows = self._rows()
+        self._n_told = max((row.place + 1 for row in rows), default=0)
+        for row in rows:
+            if not row.is_running:
                 continue
             handle = self._storage.get_trial_id_from_study_id_trial_number(
                 self._study_id, row.number
             )
-            if outcome is None:
-                self._stale.setdefault(row.user_attrs["proposal"], []).append(handle)
+            if row.told is None:
+                self._stale.setdefault(row.trial.number, []).append(handle)
             else:
-                self._set_state(handle, outcome, _share(row))
+                self._set_state(handle, row.trial.objectives, row.trial.share)
 
 
-def _genotype(row: FrozenTrial) -> Genotype:
-    return tuple(row.user_attrs["genotype"])
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of the study, as a search writes it.
+
+    Attributes:
+        number: Optuna's.
+        is_running: By Optuna's state.
+        trial: What was proposed, and its objectives once there are some.
+        predicted: What the predictor said.
+        told: Its place among those that ended; None: it did not.
+        result: What the evaluation reported.
+    """
+
+    number: int
+    is_running: bool
+    trial: Trial
+    predicted: Mapping[str, Any]
+    told: int | None
+    result: Mapping[str, Any]
+
+    @property
+    def place(self) -> int:
+        """Among those that ended; -1: it did not."""
+        return -1 if self.told is None else self.told
+
+    @classmethod
+    def of(cls, row: FrozenTrial, space: SearchSpace) -> Self:
+        """Read what Optuna holds.
+
+        Raises:
+            ValueError: No search wrote that.
+        """
+        attributes = row.user_attrs
+        try:
+            genotype = space.check(tuple(attributes["genotype"]))
+            share = Proposal(genotype, float(attributes.get("share", 1.0))).share
+            told, objectives, failure, result = _ended(attributes.get("outcome"))
+            trial = Trial(int(attributes["proposal"]), genotype, objectives, failure, share)
+            predicted = dict(attributes["predicted"])
+            if trial.number < 0:
+                raise ValueError("its number is negative")
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, HwnasError) as e:
+            raise ValueError(f"trial {row.number} is not as a search writes it: {e!r:.200}") from e
+        return cls(row.number, row.state == TrialState.RUNNING, trial, predicted, told, result)
 
 
-def _share(row: FrozenTrial) -> float:
-    return float(row.user_attrs.get("share", 1.0))
+def _ended(
+    outcome: Mapping[str, Any] | None,
+) -> tuple[int | None, tuple[float, ...] | None, str | None, dict[str, Any]]:
+    """Place among those that ended, objectives, failure and what was reported.
+
+    Raises:
+        LookupError, TypeError, ValueError: No search wrote that.
+    """
+    if outcome is None:
+        return None, None, None, {}
+    told, values, failure = int(outcome["told"]), outcome["objectives"], outcome["failure"]
+    if (values is None) == (failure is None) or told < 0:
+        raise ValueError("it neither failed nor has objectives, or both")
+    if values is None:
+        return told, None, str(failure), dict(outcome["result"])
+    objectives = tuple(float(value) for value in values)
+    if len(objectives) != len(OBJECTIVES):
+        raise ValueError(f"it has {len(objectives)} objectives, not {len(OBJECTIVES)}")
+    return told, objectives, None, dict(outcome["result"])

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy
 
 from hwnas.errors import ConfigError, RunFolderError
+from profilers.sqlite_files import guard
 
 __all__ = [
     "STUDY_FILE",
@@ -173,7 +174,7 @@ def read_engine(place: Place) -> sqlalchemy.Engine:
 
 def _connect_reading(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    return guard(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False))
 
 
 def missing_driver(error: ImportError) -> ConfigError:

@@ -27,6 +27,7 @@ from hwnas.record_place import (
 )
 from hwnas.spaces.base import SearchSpace
 from hwnas.strategies.base import OBJECTIVES
+from profilers.sqlite_files import guard
 
 __all__ = ["describe", "has_trials", "open_lock", "open_storage", "open_study", "storage_errors"]
 
@@ -122,7 +123,9 @@ def _file_has_trials(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with closing(sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)) as file:
+        with closing(
+            guard(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
+        ) as file:
             return bool(file.execute("SELECT count(*) FROM trials").fetchone()[0])
     except sqlite3.Error:
         return True
@@ -136,7 +139,7 @@ def _refuse_empty(url: sqlalchemy.URL) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # A creator, not a "connect" event: the tables are made before one could be registered.
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    connection = guard(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False))
     connection.execute("PRAGMA journal_mode=WAL")
     # In WAL mode a power cut can then lose the last commits but not damage the file, and a kill of
     # the process loses nothing; it saves an fsync a commit.
@@ -148,7 +151,7 @@ def _refuse_foreign(path: Path) -> None:
     """Raise RunFolderError for the database of another program, before a table is added to it."""
     if not path.exists():
         return
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
+    connection = guard(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S))
     try:
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     finally:

@@ -36,6 +36,7 @@ from profilers.devices import Device
 from profilers.errors import StoreError
 from profilers.kernels import Kernel
 from profilers.measurement import KernelLatency, NetworkMeasurement
+from profilers.sqlite_files import guard
 from profilers.targets import Target
 from profilers.timing import LatencySamples
 
@@ -99,7 +100,9 @@ class MeasurementStore:
         with self._errors("open", *_DAMAGE):
             if isinstance(path, Path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            self._connection = guard(
+                sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            )
             try:
                 with self._snapshot():  # not half of what another process is writing now
                     self._is_empty()  # before anything is written: a stranger's file stays so

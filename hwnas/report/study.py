@@ -10,6 +10,7 @@ import sqlalchemy
 
 from hwnas.errors import RunFolderError
 from hwnas.record_place import Place, place_text, read_engine
+from profilers.limited import TABLE_BYTES, check_size
 
 _QUERY = """
     SELECT trial_id, key, value_json FROM trial_user_attributes
@@ -37,6 +38,8 @@ def read_study(place: Place, study: str) -> list[dict[str, Any]]:
         return []
     trials: dict[int, dict[str, Any]] = {}
     try:
+        if isinstance(place, Path):
+            check_size(place, TABLE_BYTES)
         engine = read_engine(place)
         if not sqlalchemy.inspect(engine).has_table("trial_user_attributes"):
             return []
@@ -55,7 +58,7 @@ def read_study(place: Place, study: str) -> list[dict[str, Any]]:
             f"cannot read the record {place_text(place)}: {reason}. {hint}"
         ) from error
     except (
-        LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+        LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, OSError,
     ) as error:  # fmt: skip
         raise RunFolderError(
             f"cannot read the record {place_text(place)}: {error}. It may be damaged"

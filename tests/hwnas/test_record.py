@@ -11,6 +11,7 @@ from hwnas.errors import ConfigError, RunFolderError
 from hwnas.record import Record
 from hwnas.record_place import engine_options, new_study_name, parse_place, place_text
 from hwnas.record_storage import has_trials
+from hwnas.report.study import read_study
 from hwnas.strategies import Trial
 
 PREDICTED = {"latency_ms": 1.5, "high_ms": 1.65}
@@ -202,6 +203,67 @@ def test_a_damaged_record_is_one_clear_message(tmp_path, space, genotypes):
     path.write_bytes(content)
     with pytest.raises(RunFolderError, match=r"search\.db: .*(malformed|corrupt)"):
         Record.open(path, space, create=True)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("genotype", "[0]"),
+        ("genotype", "7"),
+        ("genotype", "[999, 0, 0, 0, 0, 0, 0, 0]"),
+        ("share", "2"),
+        ("share", "[]"),
+        ("proposal", "-1"),
+        ("proposal", "{}"),
+        ("predicted", "3"),
+        ("outcome", "3"),
+        ("outcome", "{}"),
+        ("outcome", '{"told": 0, "objectives": [1, NaN], "failure": null, "result": {}}'),
+        ("outcome", '{"told": 0, "objectives": [1], "failure": null, "result": {}}'),
+        ("outcome", '{"told": 0, "objectives": null, "failure": null, "result": {}}'),
+        ("outcome", '{"told": -1, "objectives": [1, 2], "failure": null, "result": {}}'),
+        ("outcome", '{"told": 0, "objectives": [1, 2], "failure": null, "result": 5}'),
+    ],
+)
+@pytest.mark.parametrize("create", [True, False])
+def test_a_trial_that_no_search_wrote_is_one_clear_message(
+    tmp_path, space, genotypes, attribute, value, create
+):
+    path = tmp_path / "search.db"
+    with Record.open(path, space, create=True) as record:
+        write(record, genotypes)
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = ? AND trial_id = 1",
+            (value, attribute),
+        )
+    connection.close()
+    with (
+        pytest.raises(RunFolderError, match=r"cannot \w+ the record .*trial 0 is not as a search"),
+        Record.open(path, space, create=create) as record,
+    ):
+        record.trials()
+
+
+@pytest.mark.parametrize("sql", [
+    "ALTER TABLE trials RENAME TO t; CREATE VIEW trials AS WITH RECURSIVE n(i) AS "
+    "(SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS trial_id FROM n",
+    "CREATE TRIGGER harm AFTER INSERT ON trials BEGIN DELETE FROM trials; END",
+    "ALTER TABLE trials ADD COLUMN large AS (zeroblob(1000000000))",
+])  # fmt: skip
+@pytest.mark.parametrize("create", [True, False])
+def test_a_database_that_computes_what_it_holds_is_refused(tmp_path, space, genotypes, sql, create):
+    path = tmp_path / "search.db"
+    with Record.open(path, space, create=True) as record:
+        write(record, genotypes)
+    with sqlite3.connect(path) as connection:
+        connection.executescript(sql)
+    connection.close()
+    assert has_trials(path)  # nobody knows; the record says what is wrong
+    with pytest.raises(RunFolderError, match="which is no plain table"):
+        Record.open(path, space, create=create)
+    with pytest.raises(RunFolderError, match="which is no plain table"):
+        read_study(path, "search")
 
 
 def test_the_database_of_another_program_is_not_touched(tmp_path, space):
