@@ -22,7 +22,7 @@ from hwnas.errors import RunFolderError
 from hwnas.evaluators.training import seed_of, train_network
 from hwnas.guides import learn_guide
 from hwnas.guides.base import Lesson
-from hwnas.spaces.base import Genotype
+from hwnas.spaces.base import Genotype, SearchSpace
 from hwnas.strategies.base import Problem
 from hwnas.strategies.guide import Guide
 from hwnas.supernet.sampling import Sampler
@@ -93,9 +93,9 @@ def learned_guide(
                 epochs = min(epochs, _affordable_epochs(problem, data, recipe, seconds, seed))
         plan = {"version": VERSION, "identity": identity, "epochs": epochs}
         _begin(folder, plan)
-    found = _read(folder / GUIDE)
-    if found is not None:
-        return _checked(folder / GUIDE, found, problem)
+    known = read_guide(folder / GUIDE, problem.space)
+    if known is not None:
+        return known
     while True:
         recipe = replace(recipe, epochs=float(plan["epochs"]))
         lesson = Lesson(problem, data, recipe, seed, folder / SUPERNET, watch.on_progress)
@@ -200,10 +200,18 @@ def _identity(
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
-def _checked(path: Path, found: dict[str, Any], problem: Problem) -> Guide:
+def read_guide(path: Path, space: SearchSpace) -> Guide | None:
+    """The guide in a file; None: there is no file.
+
+    Raises:
+        RunFolderError: It cannot be read, or is none for the space.
+    """
+    found = _read(path)
+    if found is None:
+        return None
     try:
         guide = Guide.from_json(found)
-        guide.check(problem.space)
+        guide.check(space)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunFolderError(_unreadable(path, error)) from None
     return guide

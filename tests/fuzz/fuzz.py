@@ -28,6 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     with atheris.instrument_imports(include=["hwnas", "predictors", "profilers"]):
         import fuzz_readers as readers
+        from fuzz_reader import check
     reader = readers.READERS[options.reader]
     corpus = options.corpus / options.reader
     kept = HERE / "kept" / options.reader
@@ -36,19 +37,20 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="hwnas-fuzz-", dir=_memory()))
     for i, seed in enumerate(reader.seeds()):
         (corpus / f"seed{i}").write_bytes(seed)
-        readers.check(reader, seed, folder)  # what it imports does not count as a hang
+        check(reader, seed, folder)  # what it imports does not count as a hang
     flags = [
-        f"-runs={options.runs}",
+        f"-runs={options.runs // 10 if reader.is_slow else options.runs}",
         f"-timeout={SECONDS_EACH}",
         f"-rss_limit_mb={MEMORY_MB}",
         f"-max_len={MAX_BYTES}",
         "-print_final_stats=1",
         "-verbosity=0",
+        f"-artifact_prefix={kept}/",  # what crashes the process, or hangs it, lands there as well
     ]
 
     def read(content: bytes) -> None:
         try:
-            readers.check(reader, content, folder)
+            check(reader, content, folder)
         except BaseException:
             (kept / hashlib.sha256(content).hexdigest()[:16]).write_bytes(content)
             raise

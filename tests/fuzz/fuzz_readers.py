@@ -1,8 +1,4 @@
-"""What reads files from strangers: each reader, and small files that it takes.
-
-A file may be wrong in any way. Then there is one of our errors with a message; never another
-exception, a crash, or a wait of seconds.
-"""
+"""What reads files from strangers: each reader, and small files that it takes."""
 
 from __future__ import annotations
 
@@ -10,28 +6,26 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import fuzz_run_files
 import numpy as np
 import onnx
 import pandas as pd
+from fuzz_reader import Reader
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.bench.tables import read_search_table
 from hwnas.budget import parse_budget
 from hwnas.config import SearchConfig, read_config
 from hwnas.data import load_data
-from hwnas.errors import HwnasError
 from hwnas.evaluation import read_metadata
 from hwnas.spaces.catalog import SPACES
 from predictors import files
-from predictors.errors import PredictorError
 from predictors.files import describe_predictor, load_predictor, save_predictor
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.devices import this_device
-from profilers.errors import ProfilerError
 from profilers.kernels import Kernel, Tensor
 from profilers.measurement import KernelLatency, NetworkMeasurement
 from profilers.onnx_models import load_model
@@ -39,39 +33,6 @@ from profilers.store import MeasurementStore
 from profilers.tables import read_measurements, write_measurements
 from profilers.targets import make_target
 from profilers.timing import LatencySamples
-
-OURS = (HwnasError, ProfilerError, PredictorError)
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Something that reads a file.
-
-    Attributes:
-        read: Called with its path.
-        seeds: Contents of good files.
-        suffix: Of the file's name.
-    """
-
-    read: Callable[[Path], object]
-    seeds: Callable[[], list[bytes]]
-    suffix: str = ""
-
-
-def check(reader: Reader, content: bytes, folder: Path) -> bool:
-    """Read a file of that content; whether it was taken. Any but our own errors is raised."""
-    path = folder / f"file{reader.suffix}"
-    path.write_bytes(content)
-    try:
-        reader.read(path)
-    except OURS as error:
-        if not str(error).strip():
-            raise ValueError("an error that says nothing") from error
-        return False
-    finally:
-        for left in folder.iterdir():
-            left.unlink()
-    return True
 
 
 def _read_model(path: Path) -> None:
@@ -267,4 +228,5 @@ READERS: dict[str, Reader] = {
     "csv": Reader(_data("csv"), _csv, ".csv"),
     "npz": Reader(_data("npz"), _npz, ".npz"),
     "text": Reader(_data("text"), _texts, ".csv"),
+    **fuzz_run_files.READERS,
 }

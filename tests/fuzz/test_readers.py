@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz_readers import READERS, check
+from fuzz_reader import check
+from fuzz_readers import READERS
 
 KEPT = Path(__file__).parent / "kept"
 N_CHANGED = 40
@@ -40,7 +41,11 @@ def test_files_that_were_cut_or_changed_are_taken_or_refused_with_a_message(name
         check(READERS[name], bytes(content), tmp_path)
 
 
-@pytest.mark.parametrize("name", READERS)
+# A run that has just begun, and what it verified if that is damaged: nothing.
+MAY_BE_NOTHING = {"run", "journal"}
+
+
+@pytest.mark.parametrize("name", sorted(READERS.keys() - MAY_BE_NOTHING))
 @pytest.mark.parametrize("content", [b"", b"\0", b"\xff" * 64], ids=["empty", "zero", "ones"])
 def test_nothing_and_nonsense_are_refused(name, content, tmp_path):
     if (name == "database" and len(content) < 2) or (name == "config" and not content):
