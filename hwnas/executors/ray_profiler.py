@@ -67,7 +67,7 @@ class RayProfiler:
     """A profiler whose models run on the target node, in a process of their own.
 
     Its calls are those of `profilers.isolation.IsolatedProfiler`; close it, or use it in a `with`
-    block: the next one starts another process. Measurements have the node's id as a tag.
+    block: used again, it starts another process. Measurements have the node's id as a tag.
 
     Args:
         cluster: One with that target.
@@ -99,7 +99,7 @@ class RayProfiler:
         self.close()
 
     def close(self) -> None:
-        """End the process there, with the next call at the latest."""
+        """Its process there ends when two others are used, or the Ray worker ends."""
         self._key = uuid.uuid4().hex
 
     def observed_device(self) -> Device:
@@ -257,7 +257,8 @@ def _answer_target(node_id: str, rounds: Any, runtime: str, options: Mapping[str
     return make_target(runtime, **options)
 
 
-_kept: tuple[str, IsolatedProfiler] | None = None  # and the profiler that it works for
+N_KEPT = 2  # profilers of a node: forms of a network in two precisions are measured in turns
+_kept: dict[str, IsolatedProfiler] = {}  # by the key of whom it works for, the last used last
 
 
 def _answer_profiler(
@@ -280,13 +281,12 @@ def _answer_profiler(
 
 
 def _profiler(key: str, target: Target, references_ms: Sequence[float]) -> IsolatedProfiler:
-    """The one that is kept for `key`; another one's process is ended."""
-    global _kept
-    if _kept is not None:
-        if _kept[0] == key:
-            return _kept[1]
-        _kept[1].close()
-        _kept = None
+    """The one that is kept for `key`; the process of the one not used for longest is ended."""
+    if (known := _kept.pop(key, None)) is not None:
+        _kept[key] = known
+        return known
+    while len(_kept) >= N_KEPT:
+        _kept.pop(next(iter(_kept))).close()
     here = make_target(
         target.runtime, threads=target.threads, precision=target.precision, batch=target.batch
     )
@@ -296,5 +296,5 @@ def _profiler(key: str, target: Target, references_ms: Sequence[float]) -> Isola
             f"Only one of them can be the target of a search: start the nodes of the others "
             f"without {target_resource(target.runtime)!r}"
         )
-    _kept = key, IsolatedProfiler(target, references_ms=references_ms)
-    return _kept[1]
+    _kept[key] = IsolatedProfiler(target, references_ms=references_ms)
+    return _kept[key]

@@ -14,12 +14,13 @@ import pickle
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from hwnas import __version__
+from hwnas.code_digest import own_digest
 from hwnas.executors.errors import AccidentError, EvaluationFailedError, ExecutorError
 from hwnas.executors.limits import Limits, default_memory_bytes
 from hwnas.executors.processes import ProcessExecutor
@@ -42,6 +43,12 @@ DONE, FAILED, ACCIDENT, BROKEN = "done", "failed", "accident", "broken"
 REPORT_INTERVAL_S = 2.0
 
 
+@cache
+def _version() -> str:
+    """A package that is edited in place keeps its version: its code counts, too."""
+    return f"{__version__} (code {own_digest()})"
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a worker needs before its first trial; it travels once to a node.
@@ -53,7 +60,7 @@ class Setup:
         n_threads: That a process computes with.
         limits: Of each evaluation.
         past_s: As `ProcessExecutor` takes them.
-        version: Of hwnas on the driver.
+        version: Of hwnas on the driver, and the digest of its code.
     """
 
     key: str
@@ -62,7 +69,7 @@ class Setup:
     n_threads: int
     limits: Limits
     past_s: tuple[float, ...] = ()
-    version: str = __version__
+    version: str = field(default_factory=_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +181,8 @@ def _executor(key: str, fetch: Callable[[], Setup]) -> ProcessExecutor:
         _kept[1].shutdown()
         _kept = None
     setup = fetch()
-    if setup.version != __version__:
-        raise ExecutorError(f"it has hwnas {__version__}, the driver {setup.version}")
+    if setup.version != _version():
+        raise ExecutorError(f"it has hwnas {_version()}, the driver {setup.version}")
     executor = ProcessExecutor(
         initializer=partial(_prepare, setup.initializer, setup.folder),
         limits=setup.limits,

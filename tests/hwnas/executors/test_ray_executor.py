@@ -333,7 +333,7 @@ def place(ray, cluster, monkeypatch):
     ray.listed[1]["Resources"]["target:onnxruntime-cpu"] = 1.0
     ray.run_at_once = True
     monkeypatch.setattr(ray_profiler, "IsolatedProfiler", FakeProfiler)
-    monkeypatch.setattr(ray_profiler, "_kept", None)
+    monkeypatch.setattr(ray_profiler, "_kept", {})
     FakeProfiler.made = FakeProfiler.closed = 0
     return ray_profiler.target_place(cluster, "onnxruntime-cpu")
 
@@ -363,13 +363,16 @@ def test_a_measurement_says_on_which_node_it_was_made(place):
         assert profiler.kernels("m") == ("m", 1.0, 2.5)  # a new one is told what the last one saw
 
 
-def test_each_profiler_has_a_process_of_its_own(place):
-    with place.open_profiler() as first:
-        first.kernels("m")
-        first.kernels("m")
-    with place.open_profiler() as second:
-        second.kernels("m")
-    assert (FakeProfiler.made, FakeProfiler.closed) == (2, 1)
+def test_each_profiler_has_a_process_of_its_own_and_two_of_them_take_turns(place):
+    with place.open_profiler() as first, place.open_profiler() as second:
+        for _ in range(3):
+            first.kernels("m")
+            second.kernels("m")
+        assert (FakeProfiler.made, FakeProfiler.closed) == (2, 0)
+        with place.open_profiler() as third:
+            third.kernels("m")
+        second.kernels("m")  # the first was not used for longest
+        assert (FakeProfiler.made, FakeProfiler.closed) == (3, 1)
 
 
 def test_errors_of_the_profiler_come_back_as_they_are(place):
