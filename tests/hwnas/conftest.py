@@ -1,6 +1,13 @@
-"""A toy problem: a space with conditional choices, costs from a formula, errors from another."""
+"""A toy problem: a space with conditional choices, costs from a formula, errors from another.
 
+And file modes that hold for root, too, whom these tests may run as.
+"""
+
+import ctypes
+import os
+import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -105,3 +112,42 @@ def make_toy():
         return Toy(Problem(space, predict, budgets), error)
 
     return make
+
+
+@pytest.fixture
+def file_modes_hold():
+    """Let a mode such as 0o500 keep this thread from writing, also where it is root's."""
+    if os.geteuid() != 0:
+        yield
+        return
+    if sys.platform != "linux":
+        pytest.skip("root may write anywhere")
+    with _without_capabilities(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        yield
+
+
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Data(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable"))
+
+
+@contextmanager
+def _without_capabilities(*capabilities):
+    """Take them from this thread; it gets them back (capset(2))."""
+    libc, header, data = ctypes.CDLL(None), _Header(_CAPABILITY_VERSION_3, 0), (_Data * 2)()
+    assert libc.capget(ctypes.byref(header), data) == 0
+    before = data[0].effective
+    data[0].effective = before & ~sum(1 << capability for capability in capabilities)
+    assert libc.capset(ctypes.byref(header), data) == 0
+    try:
+        yield
+    finally:
+        data[0].effective = before
+        assert libc.capset(ctypes.byref(header), data) == 0

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import time
@@ -88,7 +87,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
         pytest.fail("it is not held")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.usefixtures("file_modes_hold")
 def test_a_read_only_folder_is_one_message(tmp_path):
     tmp_path.chmod(0o500)
     try:
