@@ -49,7 +49,7 @@ def search(
         typer.Option("--budget", help="Such as 'params<=2e6'; repeatable."),
     ] = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", help="How networks are proposed; see below.")
+        str, typer.Option("--strategy", help="How networks are proposed; see above.")
     ] = "guided",
     trials: Annotated[int, typer.Option("--trials", help="Networks to train shortly.")] = 64,
     minutes: Annotated[
@@ -97,7 +97,8 @@ def search(
         int | None,
         typer.Option(
             "--workers",
-            help="Trainings at once, else 1, or what fits on a cluster; 0: in this process.",
+            help="Trainings at once, else 1, or what fits on a cluster; 0: in this process, "
+            "without limits.",
         ),
     ] = None,
     gpus_per_trial: Annotated[

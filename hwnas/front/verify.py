@@ -19,6 +19,7 @@ from hwnas.data import DataSet, Preprocessing
 from hwnas.errors import ExportMismatchError, RunFolderError
 from hwnas.evaluation import METADATA_KEY, about_examples, evaluate_onnx
 from hwnas.export import check_parity, network_to_onnx, save_onnx
+from hwnas.front.failed_finalists import note_unusable
 from hwnas.front.sittings import SeveralSittings, time_in_sittings
 from hwnas.networks import counts
 from hwnas.pareto import non_dominated
@@ -163,8 +164,8 @@ def verify(
     """Export, compare and measure networks; which of them form the front that meets the budgets.
 
     A network whose export differs from PyTorch, or that the target cannot run, is left out, with a
-    message. All measurements go to the store: the next fit of a predictor learns from what this one
-    missed.
+    message and a note in the folder. All measurements go to the store: the next fit of a predictor
+    learns from what this one missed.
     """
     open_profiler = open_profiler or partial(IsolatedProfiler, target)
     references_ms = store.references_ms(target)
@@ -220,7 +221,9 @@ def _export_and_profile(
                 profile = profiler.profile(model, seconds=SECONDS_PROFILE, tags=tags)
             except (ExportMismatchError, ModelError) as error:
                 progress.say(f"{item.name} is left out: {error}")
+                note_unusable(folder, item.name, str(error))
                 continue
+            note_unusable(folder, item.name, None)
             exported.append(_Exported(item, model, parity, profile))
             task.update(i + 1, note=item.name)
     return exported

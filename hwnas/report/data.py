@@ -31,7 +31,7 @@ class RunData:
         trials: All trials of the search, by number.
         config: What was asked, on which target, and what was spent.
         missing: Names of the files that are not there.
-        left_out: Why finalists could not be trained, by name.
+        left_out: Why finalists were not trained to the end or have no model, by name.
         unread: Why the record of the trials could not be read; empty: it was, or need not be.
         forms: Further files of networks, such as quantized ones.
         explanation: What explains the search; None: nobody asked.

@@ -203,7 +203,7 @@ def _left_out(run: RunData) -> str:
     return section(
         f"Finalists left out: {len(run.left_out)}",
         table(
-            "They could not be trained to the end.",
+            "They could not be trained to the end, or their model cannot be used.",
             ("Network", "Reason"),
             list(run.left_out.items()),
             n_text=2,

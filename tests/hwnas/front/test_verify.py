@@ -15,6 +15,7 @@ from hwnas.errors import RunFolderError
 from hwnas.evaluation import evaluate_onnx, read_metadata
 from hwnas.front import sittings
 from hwnas.front import verify as verify_module
+from hwnas.front.failed_finalists import read_failures
 from hwnas.front.verify import BASELINE, FRONT, Candidate, Trained, deliver, judge, verify
 from hwnas.networks import Network, counts
 from hwnas.progress import Silent
@@ -286,7 +287,7 @@ def test_a_network_with_too_little_room_below_the_budget_does_not_meet_it(verify
     assert far.meets_budget
 
 
-def test_what_the_target_cannot_run_is_left_out(verify_made_up, monkeypatch):
+def test_what_the_target_cannot_run_is_left_out_until_it_can(verify_made_up, monkeypatch, tmp_path):
     profile = verify_made_up.profiler.profile
 
     def crash(self, model, *, seconds=2.0, tags=None):
@@ -294,9 +295,13 @@ def test_what_the_target_cannot_run_is_left_out(verify_made_up, monkeypatch):
             raise ModelError("large ended the process")
         return profile(self, model, seconds=seconds, tags=tags)
 
-    monkeypatch.setattr(verify_made_up.profiler, "profile", crash)
-    assert [c.name for c in verify_made_up()] == ["small"]
+    with monkeypatch.context() as patch:
+        patch.setattr(verify_made_up.profiler, "profile", crash)
+        assert [c.name for c in verify_made_up()] == ["small"]
     assert verify_made_up.said == ["large is left out: large ended the process"]
+    assert read_failures(tmp_path) == {"large": "large ended the process"}
+    assert [c.name for c in verify_made_up()] == ["small", "large"]
+    assert read_failures(tmp_path) == {}
 
 
 def test_what_differs_from_pytorch_is_left_out_and_its_file_is_gone(
@@ -308,4 +313,5 @@ def test_what_differs_from_pytorch_is_left_out_and_its_file_is_gone(
     )
     assert [c.name for c in verify_made_up()] == ["large"]
     assert "small is left out: small.onnx: outputs of ONNX Runtime" in verify_made_up.said[0]
+    assert read_failures(tmp_path)["small"].startswith("small.onnx: outputs of ONNX Runtime")
     assert [p.name for p in (tmp_path / "candidates").iterdir()] == ["large.onnx"]
