@@ -12,6 +12,8 @@ from profilers.isolation import AnyProfiler
 from profilers.store import MeasurementStore
 
 PIECES_PER_EXPORT = 64
+# What is missing, or cannot be understood, is made anew.
+_NOT_STORED = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class PieceLibrary:
@@ -87,9 +89,9 @@ class PieceLibrary:
         stored = self._store.graphs(self._runtime, [piece.key for piece in new])
         missing = []
         for piece in new:
-            if piece.key in stored:
+            try:
                 self._made[piece] = PieceKernels.from_data(stored[piece.key])
-            else:
+            except _NOT_STORED:
                 missing.append(piece)
         if len(missing) < len(new):
             on_made(len(self._made))

@@ -1,3 +1,4 @@
+import sqlite3
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -261,6 +262,27 @@ def test_stored_pieces_are_not_exported_again(profiler, tmp_path, predictor, mon
         assert second.kernels(tuple(genotypes[0])) == first.kernels(tuple(genotypes[0]))
     assert found.latency_ms.tolist() == expected.latency_ms.tolist()
     assert found.macs.tolist() == expected.macs.tolist()
+
+
+@pytest.mark.parametrize("damage", ["[1]", "{}", "null", '[[{"kind": 3}], 2, 3, 4, 5, 6, 7, 8, 9]'])
+def test_stored_pieces_that_are_damaged_are_exported_again(profiler, tmp_path, predictor, damage):
+    path, space = tmp_path / "measurements.db", SPACES["plain"]
+    genotypes = sample(space, 5)
+
+    def latencies():
+        with MeasurementStore(path) as store:
+            table = CostTable(space, profiler, store)
+            table.use(CostPredictor(predictor))
+            return table.predict(genotypes).latency_ms.tolist()
+
+    expected = latencies()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE graph SET nodes = ?", (damage,))
+    connection.close()
+    assert latencies() == expected
+    with sqlite3.connect(path) as connection:
+        assert not connection.execute("SELECT 1 FROM graph WHERE nodes = ?", (damage,)).fetchone()
+    connection.close()
 
 
 def test_stored_pieces_of_another_batch_are_not_used(store):
