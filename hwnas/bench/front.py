@@ -1,28 +1,30 @@
 """Do delivered networks meet their budget later, and how much of it do they leave unused?
 
 Searches over several budgets share one database and one predictor. When all are done, every network
-that they delivered is measured again, those of one search in turns in a new process.
+that they delivered is measured again, those of one search in turns in a new process. What the
+searches say of parity and of INT8 forms is put together.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from hwnas.bench.front_figures import Member, SearchFound, search_row, summary, twins_of
+from hwnas.bench.kept import Kept, read_kept
 from hwnas.bench.shared_predictor import shared_predictor
-from hwnas.config import CONFIG, SearchConfig, read_config
-from hwnas.errors import ConfigError
+from hwnas.config import SearchConfig
+from hwnas.errors import ConfigError, RunFolderError
+from hwnas.number_text import as_number
 from hwnas.progress import Progress
+from hwnas.report.data import RunData
+from hwnas.report.read import read_run
 from hwnas.run import run_search
 from profilers.isolation import IsolatedProfiler
-from profilers.onnx_models import load_model
+from profilers.onnx_models import OnnxModel, load_model
 from profilers.store import MeasurementStore
 from profilers.targets import Target, make_target
 from profilers.timing import LatencySamples
@@ -30,18 +32,10 @@ from profilers.timing import LatencySamples
 __all__ = ["bench_front"]
 
 AGAIN = "again.json"
+ENDED = "ended.json"  # which search of the folder came to its end; `front.csv` is there before
+SEARCH = "search"
 SECONDS = 1.0  # for each network that is measured again
 MAX_TRIES = 3  # while the machine disturbs it
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A delivered network: what was said of it, and what is measured now."""
-
-    name: str
-    latency_ms: float
-    again_ms: float
-    is_within: bool
 
 
 def bench_front(
@@ -82,33 +76,35 @@ def bench_front(
         for i, (percentile, seed) in enumerate(runs):
             folder = _folder(out, percentile, seed)
             task.update(i, note=folder.name)
-            if (folder / "front.csv").exists():
-                continue
             asked = replace(config, budgets=(f"latency_ms<=p{percentile:g}",), seed=seed)
+            if _has_ended(folder, asked):
+                continue
+            (folder / ENDED).unlink(missing_ok=True)
             result = run_search(
                 asked, folder, measurements=measurements, predictor=predictor, progress=progress
             )
             if not result.is_complete:
                 raise KeyboardInterrupt
+            with Kept.open(folder / ENDED, {}) as kept:
+                kept.put(SEARCH, asked.to_table())
     searches = []
     with progress.task("measuring again", len(runs)) as task:
         for i, (percentile, seed) in enumerate(runs):
             folder = _folder(out, percentile, seed)
-            limit_ms = float(read_config(folder / CONFIG)["budget"]["latency_ms"])
-            members = _measured_again(folder, target, limit_ms, measurements)
-            searches.append(_search_row(percentile, seed, limit_ms, folder, members))
+            searches.append(_found(percentile, seed, read_run(folder), target, measurements))
             task.update(i + 1, note=folder.name)
     return {
         "target": target.describe(),
         "space": config.space,
         "data": config.data,
+        "strategy": config.strategy,
         "seconds": round(time.perf_counter() - start, 1),
-        **_summary(searches),
+        **summary(searches),
         "budgets": {
-            f"p{p:g}": _summary([row for row in searches if row["percentile"] == p])
+            f"p{p:g}": summary([search for search in searches if search.percentile == p])
             for p in percentiles
         },
-        "searches": searches,
+        "searches": [search_row(search) for search in searches],
     }
 
 
@@ -116,66 +112,68 @@ def _folder(out: Path, percentile: float, seed: int) -> Path:
     return out / f"p{percentile:g}-{seed}"
 
 
-def _measured_again(
-    folder: Path, target: Target, limit_ms: float, measurements: Path
-) -> list[_Member]:
-    """The members of a run's front, measured in a new process; kept in the run folder."""
-    front = pd.read_csv(folder / "front.csv")
-    path = folder / AGAIN
-    if path.exists():
-        again = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        models = [load_model(folder / onnx, batch=target.batch) for onnx in front["onnx"]]
-        with MeasurementStore(measurements) as store:
-            references_ms = store.references_ms(target)
-        samples: dict[str, LatencySamples] = {}
-        left = models
-        for _ in range(MAX_TRIES):
-            if left:
-                with IsolatedProfiler(target, references_ms=references_ms) as profiler:
-                    found = profiler.latency(left, seconds=SECONDS)
-                samples |= {m.name: s for m, s in zip(left, found, strict=True)}
-            left = [model for model in left if samples[model.name].warning is not None]
-        again = {name: found.latency_ms for name, found in samples.items()}
-        path.write_text(json.dumps(again), encoding="utf-8")
-    return [
-        _Member(str(name), float(before_ms), float(again[name]), float(again[name]) <= limit_ms)
-        for name, before_ms in zip(front["name"], front["latency_ms"], strict=True)
+def _has_ended(folder: Path, asked: SearchConfig) -> bool:
+    """Whether nothing is left to do; to ask `run_search` takes half a minute."""
+    ended = read_kept(folder / ENDED)
+    return ended is not None and ended.get(SEARCH) == asked.to_table()
+
+
+def _found(
+    percentile: float, seed: int, run: RunData, target: Target, measurements: Path
+) -> SearchFound:
+    """What a search delivered; its members are measured again."""
+    limit_ms = run.budget_ms
+    if limit_ms is None:
+        raise RunFolderError(f"{run.folder} does not say which latency was allowed")
+    again_ms = _measured_again(run, target, measurements)
+    front = run.front
+    members = [
+        Member(name, before_ms, again_ms[name], again_ms[name] <= limit_ms, as_number(parity))
+        for name, before_ms, parity in zip(
+            front["name"], front["latency_ms"], front["parity_max_abs_error"], strict=True
+        )
     ]
+    candidates = run.candidates
+    return SearchFound(
+        percentile,
+        seed,
+        limit_ms,
+        n_trained=int((candidates["kind"] == "searched").sum()),
+        n_over=int(candidates["verdict"].str.startswith("over budget").sum()),
+        members=members,
+        twins=twins_of(run),
+    )
 
 
-def _search_row(
-    percentile: float, seed: int, limit_ms: float, folder: Path, members: Sequence[_Member]
-) -> dict[str, Any]:
-    """One search in numbers; the nearest member is the slowest, as measured again."""
-    nearest = max(members, key=lambda member: member.again_ms, default=None)
-    candidates = pd.read_csv(folder / "candidates.csv")
-    return {
-        "percentile": percentile,
-        "seed": seed,
-        "limit_ms": limit_ms,
-        "n_members": len(members),
-        "n_within": sum(member.is_within for member in members),
-        "n_trained": int((candidates["kind"] == "searched").sum()),
-        "n_over": int(candidates["verdict"].str.startswith("over budget").sum()),
-        "nearest": nearest.name if nearest else None,
-        "nearest_slack": 1 - nearest.again_ms / limit_ms if nearest else 1.0,
-        "changes": [member.again_ms / member.latency_ms - 1 for member in members],
+def _measured_again(run: RunData, target: Target, measurements: Path) -> dict[str, float]:
+    """Latencies of a run's front by name, measured in a new process; kept in the run folder."""
+    paths = {
+        name: run.folder / onnx
+        for name, onnx in zip(run.front["name"], run.front["onnx"], strict=True)
     }
+    asked = {"target": target.key, "seconds": SECONDS}
+    with Kept.open(run.folder / AGAIN, asked) as kept:
+        left = {
+            name: load_model(path, batch=target.batch)
+            for name, path in paths.items()
+            if as_number(kept.get(name)) is None
+        }
+        for name, samples in _samples(left, target, measurements).items():
+            kept.put(name, samples.latency_ms)
+        return {name: float(kept.get(name)) for name in paths}
 
 
-def _summary(searches: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of several searches: who held, what stayed unused, how the second measuring differs."""
-    n_members = sum(row["n_members"] for row in searches)
-    changes = [abs(change) for row in searches for change in row["changes"]]
-    return {
-        "n_searches": len(searches),
-        "n_without_front": sum(not row["n_members"] for row in searches),
-        "n_members": n_members,
-        "n_within": sum(row["n_within"] for row in searches),
-        "within_share": sum(row["n_within"] for row in searches) / max(1, n_members),
-        "mean_nearest_slack": statistics.fmean(row["nearest_slack"] for row in searches),
-        "largest_nearest_slack": max(row["nearest_slack"] for row in searches),
-        "median_change": statistics.median(changes) if changes else None,
-        "largest_change": max(changes, default=None),
-    }
+def _samples(
+    left: Mapping[str, OnnxModel], target: Target, measurements: Path
+) -> dict[str, LatencySamples]:
+    """Of models, in turns in a new process; those that the machine disturbed are tried again."""
+    samples: dict[str, LatencySamples] = {}
+    with MeasurementStore(measurements) as store:
+        references_ms = store.references_ms(target)
+    for _ in range(MAX_TRIES):
+        if left:
+            with IsolatedProfiler(target, references_ms=references_ms) as profiler:
+                found = profiler.latency(list(left.values()), seconds=SECONDS)
+            samples |= zip(left, found, strict=True)
+        left = {name: left[name] for name in left if samples[name].warning is not None}
+    return samples

@@ -17,6 +17,7 @@ from hwnas.cli.output import (
     print_json,
     print_table,
 )
+from hwnas.config import SearchConfig
 
 
 def front(
@@ -34,7 +35,7 @@ def front(
     space: Annotated[str, typer.Option("--space", help="Search space.")] = "mobile",
     strategy: Annotated[
         str, typer.Option("--strategy", help="How networks are proposed.")
-    ] = "evolution",
+    ] = SearchConfig.strategy,
     trials: Annotated[int, typer.Option("--trials", help="Networks to train shortly.")] = 16,
     finalists: Annotated[
         int, typer.Option("--finalists", help="Networks to train longer and measure.")
@@ -50,6 +51,9 @@ def front(
     ] = 80,
     target: TargetName = "onnxruntime-cpu",
     threads: Threads = 1,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="Deliver quantized networks, too.")
+    ] = SearchConfig.int8,
     measurements: Annotated[
         Path | None,
         typer.Option("--measurements", help="Database of measurements; one in --out if left out."),
@@ -59,12 +63,13 @@ def front(
     """Search under several budgets, then measure every delivered network again in a new process.
 
     The share of them that is within its budget then, and how much of the budget the nearest of each
-    search leaves unused. Trainings are short: this is about latency, not accuracy.
+    search leaves unused; how closely their models compute what PyTorch does, and what their INT8
+    forms lose and gain. Trainings are short: this is about latency, not accuracy.
 
     Example: [bold]hwnas bench front --budgets 10,25,50,75 --searches 5 --json[/bold]
     """
     from hwnas.bench.front import bench_front
-    from hwnas.config import SearchConfig
+    from hwnas.bench.front_figures import about_models, error_text, points
     from hwnas.errors import ConfigError
 
     try:
@@ -85,6 +90,7 @@ def front(
         networks=networks,
         target=target,
         threads=threads,
+        int8=int8,
     )
     record = bench_front(
         config,
@@ -97,7 +103,6 @@ def front(
     if as_json:
         print_json(record)
         return
-    rows = record["searches"]
     print_table(
         f"{record['n_within']} of {record['n_members']} networks within their budget when "
         f"measured again; the nearest leaves {100 * record['mean_nearest_slack']:.1f} % unused",
@@ -113,6 +118,24 @@ def front(
                 row["n_within"],
                 f"{100 * row['nearest_slack']:.1f}",
             )
-            for row in rows
+            for row in record["searches"]
         ],
     )
+    print_table(
+        "their parity with PyTorch and their INT8 forms; drops of validation accuracy",
+        ("budget", "seed", "parity", "int8", "mean drop", "largest", "flagged", "int8/fp32"),
+        [
+            (
+                f"p{row['percentile']:g}",
+                row["seed"],
+                error_text(row["largest_parity_error"]),
+                row["int8"]["n_twins"],
+                points(row["int8"]["mean_drop"]),
+                points(row["int8"]["largest_drop"]),
+                row["int8"]["n_flagged"],
+                row["int8"]["median_latency_ratio"],
+            )
+            for row in record["searches"]
+        ],
+    )
+    typer.echo("\n".join(about_models(record)))

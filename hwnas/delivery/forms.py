@@ -13,6 +13,9 @@ from hwnas.errors import RunFolderError
 INT8, FP16, BF16, DYNAMIC_BATCH, RAW = "int8", "fp16", "bf16", "dynamic-batch", "raw"
 FORMS_CSV = "forms.csv"
 OK = "ok"
+# What speaks against a form, in the words of verdicts.
+DROPS, NOT_MEASURED = "accuracy drops by", "not measured"
+NOT_FASTER, OVER_BUDGET = "not faster than fp32", "over the budget"
 MAX_DROP = 0.01  # of the accuracy that fp32 has; what drops more is flagged
 # What `front.csv` and `candidates.csv` say of the INT8 form, behind `int8_`.
 INT8_COLUMNS = ("onnx", "val_accuracy", "test_accuracy", "latency_ms", "verdict")
@@ -90,15 +93,13 @@ def verdict_of(
     }
     for split, (before, after) in drops.items():
         if after is not None and before - after > MAX_DROP:
-            found.append(f"{split} accuracy drops by {100 * (before - after):.1f} points")
+            found.append(f"{split} {DROPS} {100 * (before - after):.1f} points")
     if form.latency_ms is None or form.fp32_latency_ms is None:
-        found.append("not measured")
+        found.append(NOT_MEASURED)
     elif form.form.startswith((INT8, FP16, BF16)) and form.latency_ms >= form.fp32_latency_ms:
-        found.append(
-            f"not faster than fp32 ({form.latency_ms:.4g} ms against {form.fp32_latency_ms:.4g})"
-        )
+        found.append(f"{NOT_FASTER} ({form.latency_ms:.4g} ms against {form.fp32_latency_ms:.4g})")
     if limit_ms is not None and form.latency_ms is not None and form.latency_ms > limit_ms:
-        found.append(f"over the budget ({form.latency_ms:.4g} ms, {limit_ms:.4g} are allowed)")
+        found.append(f"{OVER_BUDGET} ({form.latency_ms:.4g} ms, {limit_ms:.4g} are allowed)")
     return "; ".join(found) or OK
 
 
