@@ -36,7 +36,7 @@ test-chaos: .venv/installed-test  ## a search whose candidates fail and whose dr
 	$(BIN)/python -m pytest -q -s -m '' tests/hwnas/chaos
 
 FUZZ_RUNS ?= 10000
-FUZZED := budget config csv database genotype guide header idx journal kit latencies model npz predictor run \
+FUZZED := budget config csv database genotype guide header idx journal kit latencies latency_table model npz predictor run \
 	search_table study supernet table text trial weights
 test-fuzz: .venv/installed-test  ## feed everything that reads files with mutated ones, guided by coverage
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'

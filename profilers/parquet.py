@@ -22,12 +22,14 @@ def read_parquet(path: Path, limit: int) -> pa.Table:
     space. So rows are unpacked by parts and counted, texts before they are written out.
 
     Raises:
-        OSError, pa.ArrowException: It cannot be read, or holds more.
+        OSError, pa.ArrowException: It cannot be read, holds more, or two columns of one name.
     """
     check_size(path, limit)
     whole = pq.read_schema(path)
     flat = [field for field in whole if not pa.types.is_nested(field.type)]
     schema = pa.schema(flat, whole.metadata)
+    if len(set(schema.names)) < len(flat):
+        raise pa.ArrowInvalid("several of its columns have the same name")
     texts = [field.name for field in schema if _is_text(field.type)]
     batches, n_bytes = [], 0
     with pq.ParquetFile(path, read_dictionary=texts) as file:

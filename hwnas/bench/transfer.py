@@ -79,7 +79,7 @@ def read_latency_table(
     """
     try:
         frame = read_parquet(path, TABLE_BYTES).to_pandas()
-    except (OSError, ValueError) as error:  # of pyarrow, too: its errors derive from these
+    except Exception as error:  # of Arrow and pandas: they share no other base
         raise DataError(f"cannot read {path} as Parquet: {error}") from None
     # Latencies come first: a device may be named so that its column starts like a choice.
     names = [str(name) for name in frame.columns]

@@ -17,6 +17,7 @@ from fuzz_reader import Reader
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.bench.tables import read_search_table
+from hwnas.bench.transfer import read_latency_table
 from hwnas.budget import parse_budget
 from hwnas.config import SearchConfig, read_config
 from hwnas.data import load_data
@@ -146,6 +147,10 @@ def _read_search_table(path: Path) -> None:
     read_search_table(path, accuracy="accuracy", latency="a_ms")
 
 
+def _read_latency_table(path: Path) -> None:
+    read_latency_table(path, ["a"], may_miss=True)
+
+
 def _search_tables() -> list[bytes]:
     frame = pd.DataFrame(
         {"op_1": [0, 1, 0, 1], "op_2": [0, 0, 1, 1], "accuracy": [0.5, 0.6, 0.7, 0.8],
@@ -222,6 +227,7 @@ READERS: dict[str, Reader] = {
     "database": Reader(_read_database, _databases, ".db"),
     "table": Reader(_read_table, _tables, ".parquet"),
     "search_table": Reader(_read_search_table, _search_tables, ".parquet"),
+    "latency_table": Reader(_read_latency_table, _search_tables, ".parquet"),
     "config": Reader(_read_config, _configs, ".toml"),
     "genotype": Reader(_read_genotype, _genotypes, ".json"),
     "budget": Reader(_read_budget, _budgets),

@@ -67,6 +67,12 @@ class TestParquet:
         pq.write_table(pa.table({"n": [1, 2], "curve": [[0.1], [0.2, 0.3]]}), tmp_path / "a")
         assert read_parquet(tmp_path / "a", LIMIT).column_names == ["n"]
 
+    def test_columns_of_one_name_are_refused(self, tmp_path):
+        table = pa.table([[1], [2]], schema=pa.schema([("n", pa.int64()), ("n", pa.int64())]))
+        pq.write_table(table, tmp_path / "a")
+        with pytest.raises(pa.ArrowInvalid, match="the same name"):
+            read_parquet(tmp_path / "a", LIMIT)
+
     def test_no_rows_are_a_table_too(self, tmp_path):
         pq.write_table(pa.table({"n": pa.array([], pa.int64())}), tmp_path / "a")
         assert read_parquet(tmp_path / "a", LIMIT).num_rows == 0
