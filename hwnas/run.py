@@ -426,8 +426,13 @@ class _Run:
             seconds = max(30 * minutes - self.folder.spent.get("guide_seconds", 0.0), 1.0)
         with (
             self.progress.task("learning from the data", 1.0) as task,
-            self.folder.spending("guide_seconds"),
+            self.folder.spending("guide_seconds") as save,
         ):
+
+            def on_progress(share: float) -> None:
+                task.update(share)
+                save()  # a kill should not win time
+
             return learned_guide(
                 self.out / GUIDE,
                 self.config.strategy,
@@ -438,7 +443,7 @@ class _Run:
                 seed=self.config.seed,
                 epochs=self.config.guide_epochs,
                 seconds=seconds,
-                on_progress=task.update,
+                on_progress=on_progress,
                 say=self.progress.say,
             )
 

@@ -1,7 +1,8 @@
 """The folder of a run: held by one search at a time, with `config.toml` always up to date.
 
 `config.toml` says what was asked (`search`, `run`), what was found (`target`, `space`, `budget`, …)
-and what was spent (`spent`), also by calls that were killed.
+and what was spent (`spent`), also by calls that were killed; of the step in which a kill came, what
+was noted by then.
 """
 
 from __future__ import annotations

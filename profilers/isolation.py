@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profilers.errors import ModelError, ProfilerError, TargetError
-from profilers.expendable import make_expendable
+from profilers.expendable import end_group, make_expendable
 from profilers.kernels import Kernel
 from profilers.measurement import KernelNode, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
@@ -42,9 +44,10 @@ CLOSING_TIMEOUT_S = 5.0
 OUTPUTS_AT_ONCE = 512  # runs
 ORPHAN_GRACE_S = 60  # the parent, while it lives, is the one that ends a process that hangs
 MAX_QUOTED = 200
-_SERVE = "from profilers.isolation import serve; serve()"
+_SERVE = "import sys; from profilers.isolation import serve; serve(sys.argv[1])"
 _TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # where programs look for the folder of such files
 _ROUND, _DONE, _FAILED = "round", "done", "failed"
+_Request = tuple[float, tuple[Any, ...]]  # after so many seconds it has hung
 
 
 def _no_round(done: int, of: int) -> None:
@@ -216,7 +219,7 @@ class _Worker:
     """The process, its two pipes, its folder, and what it writes to its error stream.
 
     Its temporary files are in a folder that is removed with it: a process that crashes or is ended
-    leaves models and profiles behind.
+    leaves models and profiles behind. It removes the folder itself if this one was killed.
     """
 
     def __init__(self, target: Target, factory: str, references_ms: Sequence[float]) -> None:
@@ -226,7 +229,7 @@ class _Worker:
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _SERVE],
+            [sys.executable, "-P", "-c", _SERVE, self._folder.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -323,17 +326,25 @@ class _Worker:
         self._folder.cleanup()
 
 
-def serve() -> None:
-    """Answer the requests of an `IsolatedProfiler` on standard input until it is closed."""
+def serve(folder: str) -> None:
+    """Answer the requests of an `IsolatedProfiler` on standard input; end as soon as it is closed.
+
+    Also in the midst of a measurement: nobody waits for it, and it would disturb the next one.
+
+    Args:
+        folder: Of temporary files; removed in the end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     # What the runtime prints must not come between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    requests = sys.stdin.buffer
     make_expendable()
+    requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+    # It sleeps while this one measures.
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, requests, folder), daemon=True).start()
     profiler: Any = None
-    while (received := _receive(requests)) is not None:
-        timeout_s, request = received
+    while True:
+        timeout_s, request = requests.get()
         if hasattr(signal, "alarm"):  # a parent that was killed cannot end a process that hangs
             signal.alarm(int(timeout_s) + ORPHAN_GRACE_S)
         try:
@@ -355,11 +366,16 @@ def serve() -> None:
         _send(answers, answer)
 
 
-def _receive(requests: BinaryIO) -> tuple[float, tuple[Any, ...]] | None:
+def _listen(pipe: BinaryIO, requests: queue.SimpleQueue[_Request], folder: str) -> None:
     try:
-        return cast(tuple[float, tuple[Any, ...]], pickle.load(requests))
-    except (EOFError, pickle.UnpicklingError):  # the parent closed the pipe, or was killed
-        return None
+        while True:
+            requests.put(pickle.load(pipe))
+    except (EOFError, OSError, pickle.UnpicklingError):  # the parent closed it, or was killed
+        shutil.rmtree(folder, ignore_errors=True)
+        end_group()
+    except BaseException as error:  # what came is not known here: the parent quotes the last line
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _send(answers: BinaryIO, answer: tuple[str, Any]) -> None:

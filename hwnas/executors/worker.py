@@ -13,11 +13,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 from hwnas.executors.errors import AccidentError, failure_of
 from hwnas.executors.progress import reporting_to
-from profilers.expendable import make_expendable
+from profilers.expendable import end_group, make_expendable
 
 __all__ = ["ACCIDENT", "DONE", "FAILED", "PROGRESS", "Call", "serve"]
 
@@ -47,17 +47,10 @@ def _listen(requests: BinaryIO, calls: queue.SimpleQueue[Call]) -> None:
         while True:
             calls.put(pickle.load(requests))
     except (EOFError, OSError, pickle.UnpicklingError):
-        _end_group()
+        end_group()
     except BaseException as error:  # what came is not known here: the driver quotes the last line
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
-
-
-def _end_group() -> NoReturn:
-    """End this process, and what it has started."""
-    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
 
 
 def _answer(call: Call, answers: BinaryIO) -> None:

@@ -66,9 +66,11 @@ def write_report(folder: Path, *, storage: str | None = None) -> Path:
         trials_section(run),
     )
     path = folder / "report.html"
+    half = path.with_name(f"{path.name}.part")
     try:
         body = "\n".join(part for part in parts if part)
-        path.write_text(report_page(title, body, hints), encoding="utf-8")
+        half.write_text(report_page(title, body, hints), encoding="utf-8")
+        half.replace(path)
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error}") from error
     return path

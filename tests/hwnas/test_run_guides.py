@@ -1,6 +1,7 @@
 """Runs whose strategy learns from the data before the first trial."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -69,3 +70,18 @@ def test_ctrl_c_while_the_guide_is_learned_keeps_the_run_and_it_goes_on(
         patch.setattr(guide_folder, "learn_guide", stopped)
         assert not start(strategy="spos").is_complete
     assert start(strategy="spos").is_complete
+
+
+def test_the_time_that_a_guide_has_taken_is_noted_while_it_is_learned(start, tmp_path, monkeypatch):
+    noted = []
+
+    def slow(name, lesson):
+        time.sleep(0.2)
+        lesson.on_progress(0.5)
+        noted.append(read_config(tmp_path / "run" / "config.toml")["spent"]["guide_seconds"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guide_folder, "learn_guide", slow)
+    start(strategy="spos")
+    start(strategy="spos")
+    assert noted[0] >= 0.2 and noted[1] >= noted[0] + 0.2

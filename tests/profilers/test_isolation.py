@@ -206,7 +206,8 @@ def test_a_process_that_cannot_start_says_so(hook, factory, what):
         IsolatedProfiler(make_target(), factory=factory).kernels(stack("sound"))
 
 
-def test_the_process_ends_with_a_parent_that_is_killed(hook, tmp_path):
+@pytest.mark.parametrize("doing", ["nothing", "hang"])
+def test_the_process_and_its_files_end_with_a_parent_that_is_killed(hook, tmp_path, doing):
     script = textwrap.dedent(f"""
         import sys
         sys.path[:0] = {sys.path!r}
@@ -222,17 +223,26 @@ def test_the_process_ends_with_a_parent_that_is_killed(hook, tmp_path):
             profiler.kernels(make_model(proto, name="pid"))
         except ModelError as error:
             print(error, flush=True)
+        if {doing!r} == "hang":
+            profiler.kernels(make_model(proto, name="hang"))
         input()
     """)
     parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     with parent:
         pid = int(parent.stdout.readline())
-        assert Path(f"/proc/{pid}").exists() or sys.platform != "linux"
+        time.sleep(0.5)  # until it has got what it is to do
+        assert is_running(pid) or sys.platform != "linux"
+        assert len(list(tmp_path.glob("hwnas-*"))) == 1
         parent.kill()
     for _ in range(100):
         if not is_running(pid):
+            assert list(tmp_path.glob("hwnas-*")) == []
             return
         time.sleep(0.05)
     pytest.fail("the process outlived its parent")
