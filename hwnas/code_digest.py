@@ -10,9 +10,12 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-__all__ = ["code_digest", "own_digest"]
+from hwnas import __version__
+
+__all__ = ["code_digest", "own_digest", "own_version"]
 
 _INIT = "__init__"
 _OURS = ("hwnas", "predictors", "profilers")  # told by their version
@@ -52,6 +55,12 @@ def own_digest() -> str:
         for path in sorted(root.rglob("*.py")):
             found.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()[:8]
+
+
+@cache
+def own_version() -> str:
+    """What tells two installations apart: a package that is edited in place keeps its version."""
+    return f"{__version__} (code {own_digest()})"
 
 
 def _codes(path: Path, root: Path) -> dict[str, str]:

@@ -231,7 +231,11 @@ class Record:
         ):
             # Through the study, which keeps finished rows in memory.
             rows = self.study.get_trials(deepcopy=False)
-            return [_Row.of(row, self._space) for row in rows if "proposal" in row.user_attrs]
+            own = [_Row.of(row, self._space) for row in rows if "proposal" in row.user_attrs]
+            told = [row.trial.number for row in own if row.told is not None]
+            if len(set(told)) < len(told):
+                raise ValueError("a trial has ended twice")
+            return own
 
     def _told_rows(self) -> list[_Row]:
         """Those that ended, in the order in which they did."""

@@ -16,6 +16,8 @@ from hwnas.stopping import Stall
 from hwnas.strategies.base import Problem, Strategy, Trial
 from hwnas.trials_progress import TrialsProgress
 
+MAX_SECONDS = 1e9  # of a training; a record that says more is not believed
+
 __all__ = ["past_seconds", "run_trials"]
 
 
@@ -94,5 +96,5 @@ def past_seconds(record: Record) -> tuple[float, ...]:
     return tuple(
         float(taken) / trial.share
         for trial in record.trials()
-        if isinstance(taken := seconds.get(trial.number), (int, float))
+        if isinstance(taken := seconds.get(trial.number), (int, float)) and 0 <= taken < MAX_SECONDS
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from hwnas.bench.transfer import LATENCY_SUFFIX, LatencyTable, read_latency_table
 from hwnas.errors import DataError
 from predictors.transfer import MIN_TRAINING_ROWS, DeviceSample, TransferPredictor
-from profilers.limited import TABLE_BYTES, check_size
+from profilers.limited import TEXT_BYTES, read_bytes
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -92,8 +93,7 @@ def read_measured(source: str, table: Path | None, n_rows: int) -> Measured:
         rows = np.flatnonzero(np.isfinite(found))
         return Measured(rows, found[rows])
     try:
-        check_size(Path(source), TABLE_BYTES)
-        frame = pd.read_csv(source)
+        frame = pd.read_csv(io.BytesIO(read_bytes(Path(source), TEXT_BYTES)))
     except (OSError, ValueError) as error:  # of pandas, too: its errors derive from these
         raise DataError(f"cannot read {source} as CSV: {error}") from None
     columns = [str(column) for column in frame.columns]

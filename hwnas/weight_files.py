@@ -29,7 +29,7 @@ _DAMAGED = (
 
 
 class WeightFileError(Exception):
-    """It holds no weights."""
+    """It holds no weights, or these cannot be held by a file."""
 
 
 def pack_weights(
@@ -40,7 +40,13 @@ def pack_weights(
     Args:
         weights: By name, on any device; tensors that share memory are written each.
         about: Plain JSON.
+
+    Raises:
+        WeightFileError: A value is no tensor of plain numbers.
     """
+    for name, value in weights.items():
+        if not isinstance(value, torch.Tensor) or value.is_complex():
+            raise WeightFileError(f"{name!r} is no tensor of real numbers, and cannot be kept")
     own = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in weights.items()
@@ -72,6 +78,6 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
     Raises:
         WeightFileError: It holds no weights.
-        OSError: It cannot be read, or is too large.
+        OSError: It cannot be read, is too large, or is packed and damaged.
     """
     return unpack_weights(read_bytes(path, MAX_BYTES))

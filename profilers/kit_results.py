@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +164,7 @@ def _read(path: Path, limit: int) -> bytes:
     """Bytes of a file from elsewhere, unpacked, no more than `limit`."""
     try:
         return read_bytes(path, limit)
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise KitError(f"cannot read {path}: {error}. Is the kit's folder complete?") from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import zlib
 from pathlib import Path
 
 __all__ = ["TABLE_BYTES", "TEXT_BYTES", "check_size", "read_bytes", "read_text", "too_large"]
@@ -15,6 +16,7 @@ __all__ = ["TABLE_BYTES", "TEXT_BYTES", "check_size", "read_bytes", "read_text",
 TEXT_BYTES = 64 * 2**20  # of what is read as JSON or TOML, by a parser that is slow
 TABLE_BYTES = 2**30  # of a table, unpacked
 _MIB = 2**20
+_PART_BYTES = 2**22
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -25,21 +27,26 @@ def read_bytes(path: Path, limit: int) -> bytes:
         limit: Most bytes that are taken.
 
     Raises:
-        OSError: It cannot be read, or holds more.
-        EOFError, zlib.error: It is gzipped and damaged.
+        OSError: It cannot be read, is gzipped and damaged, or holds more.
     """
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        content: bytes = file.read(limit + 1)
+    content = bytearray()
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            # In parts: asked for all at once, Python makes room for all of the limit.
+            while part := file.read(min(_PART_BYTES, limit + 1 - len(content))):
+                content += part
+    except (EOFError, zlib.error) as error:
+        raise OSError(errno.EINVAL, f"what is packed in it is damaged: {error}") from None
     if len(content) > limit:
         raise too_large(limit)
-    return content
+    return bytes(content)
 
 
 def read_text(path: Path, limit: int) -> str:
     """The same as text.
 
     Raises:
-        OSError, EOFError, zlib.error: As `read_bytes`.
+        OSError: As `read_bytes`.
         UnicodeDecodeError: It is no UTF-8.
     """
     return read_bytes(path, limit).decode("utf-8")

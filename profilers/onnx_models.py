@@ -126,11 +126,18 @@ def _load_weights(proto: onnx.ModelProto, folder: Path, n_bytes: int) -> None:
         if not uses_external_data(tensor):
             continue
         place = ExternalDataInfo(tensor)
+        start, n_there = place.offset or 0, (folder / place.location).stat().st_size
+        length = n_there - start if place.length is None else place.length
+        if start < 0 or length < 0 or start + length > n_there:
+            raise ValueError(f"{place.location} does not hold all of the weights {tensor.name!r}")
         # Before it is read: many tensors may name the same large file.
-        n_bytes += place.length or (folder / place.location).stat().st_size - (place.offset or 0)
+        n_bytes += length
         if n_bytes > MAX_BYTES:
             raise ValueError(f"with its weights it has more than {MAX_BYTES:,} bytes")
         load_external_data_for_tensor(tensor, str(folder))
+        # Older versions of `onnx` leave it to be said that they are here now.
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
 
 
 def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
         content = read_bytes(path, max_array_bytes())
     except FileNotFoundError:
         raise DataError(f"{path.parent} has no file {path.name}") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}; get the file anew") from error
     header = 4 + 4 * ndim
     if len(content) < header or content[:4] != bytes((0, 0, 8, ndim)):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hwnas.executors.limits import machine_memory_bytes
-from profilers.limited import check_size
 
-__all__ = ["check_text_size", "max_array_bytes"]
+__all__ = ["max_array_bytes", "max_text_bytes"]
 
-ARRAY_SHARE, TEXT_SHARE = 0.5, 0.1  # of the memory; numbers as text grow when they are read
+# Of the memory: arrays are copied, numbers as text grow when they are read.
+ARRAY_SHARE, TEXT_SHARE = 0.25, 0.1
 UNKNOWN_BYTES = 2**34  # taken for the memory of a machine that does not tell
 
 
@@ -18,13 +16,9 @@ def max_array_bytes() -> int:
     return int(ARRAY_SHARE * _memory_bytes())
 
 
-def check_text_size(path: Path) -> None:
-    """Make sure that a file of text or of numbers as text fits into memory.
-
-    Raises:
-        OSError: It does not, or it is not there.
-    """
-    check_size(path, int(TEXT_SHARE * _memory_bytes()))
+def max_text_bytes() -> int:
+    """Most bytes of a file of texts, or of numbers as text, unpacked."""
+    return int(TEXT_SHARE * _memory_bytes())
 
 
 def _memory_bytes() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 
 from hwnas.data.folders import PARTS, check_parts
-from hwnas.data.sizes import check_text_size
+from hwnas.data.sizes import max_text_bytes
 from hwnas.data.splits import DataSet, Split, class_names_of, class_numbers, three_splits
 from hwnas.errors import DataError
+from profilers.limited import read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,8 +79,7 @@ def read_frames(name: str, path: Path) -> Mapping[str, pd.DataFrame]:
     frames = {}
     for part, file in files.items():
         try:
-            check_text_size(file)
-            frames[part] = pd.read_csv(file)
+            frames[part] = pd.read_csv(io.BytesIO(read_bytes(file, max_text_bytes())))
         except OSError as error:
             raise DataError(f"{name}: cannot read {file}: {error.strerror or error}") from None
         except ValueError as error:  # of pandas: no columns, no CSV, no UTF-8

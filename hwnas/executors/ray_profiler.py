@@ -19,6 +19,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.code_digest import own_version
 from hwnas.executors.errors import ExecutorError
 from hwnas.executors.ray_cluster import PATIENCE_S, RayCluster, target_resource
 from hwnas.target_place import TargetPlace
@@ -197,7 +198,7 @@ def _call_on(
         num_cpus=0, resources=needed, max_retries=MAX_RETRIES, name="measuring"
     )
     rounds = None if on_round is _no_round else cluster.queue()
-    reference = task.remote(function, arguments, rounds)
+    reference = task.remote(own_version(), function, arguments, rounds)
     try:
         _wait(cluster, reference, needed, rounds, on_round)
         node_id, found = cluster.ray.get(reference)
@@ -243,10 +244,13 @@ def _wait(
 
 
 def _answer(
-    function: Callable[..., Any], arguments: tuple[Any, ...], rounds: Any
+    version: str, function: Callable[..., Any], arguments: tuple[Any, ...], rounds: Any
 ) -> tuple[str, Any]:
-    """The task, in a Ray worker of the target node."""
+    """The task, in a Ray worker of the target node; `version` is the driver's."""
     node_id = importlib.import_module("ray").get_runtime_context().get_node_id()
+    if version != own_version():
+        reason = f"the target's node has hwnas {own_version()}, the driver {version}"
+        return node_id, TargetError(f"{reason}. Install the same there")
     try:
         return node_id, function(node_id, rounds, *arguments)
     except ProfilerError as error:

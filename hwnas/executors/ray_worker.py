@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hwnas import __version__
-from hwnas.code_digest import own_digest
+from hwnas.code_digest import own_version
 from hwnas.executors.errors import AccidentError, EvaluationFailedError, ExecutorError
 from hwnas.executors.limits import Limits, default_memory_bytes
 from hwnas.executors.processes import ProcessExecutor
@@ -43,12 +42,6 @@ DONE, FAILED, ACCIDENT, BROKEN = "done", "failed", "accident", "broken"
 REPORT_INTERVAL_S = 2.0
 
 
-@cache
-def _version() -> str:
-    """A package that is edited in place keeps its version: its code counts, too."""
-    return f"{__version__} (code {own_digest()})"
-
-
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a worker needs before its first trial; it travels once to a node.
@@ -69,7 +62,7 @@ class Setup:
     n_threads: int
     limits: Limits
     past_s: tuple[float, ...] = ()
-    version: str = field(default_factory=_version)
+    version: str = field(default_factory=own_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +174,8 @@ def _executor(key: str, fetch: Callable[[], Setup]) -> ProcessExecutor:
         _kept[1].shutdown()
         _kept = None
     setup = fetch()
-    if setup.version != _version():
-        raise ExecutorError(f"it has hwnas {_version()}, the driver {setup.version}")
+    if setup.version != own_version():
+        raise ExecutorError(f"it has hwnas {own_version()}, the driver {setup.version}")
     executor = ProcessExecutor(
         initializer=partial(_prepare, setup.initializer, setup.folder),
         limits=setup.limits,

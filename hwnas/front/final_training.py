@@ -250,7 +250,7 @@ def prepare_training(plan: EvaluatorPlan) -> None:
 
 
 def _train(job: _Job, trial: Trial) -> tuple[bytes, float]:
-    """In the process that trains: the weights, as a file of torch, and the validation accuracy."""
+    """In the process that trains: the content of a file of weights, and the validation accuracy."""
     assert _trainer is not None, "training before it was prepared"
     if job.genotype is None:
         architecture = baselines(_trainer.data)[job.name]

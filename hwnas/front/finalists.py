@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from hwnas.front.verify import BASELINE, Trained, export_candidate
 from hwnas.pareto import best_first
 from hwnas.spaces.for_data import space_for
 from hwnas.strategies import Trial
-from profilers.limited import TABLE_BYTES, check_size
+from profilers.limited import TEXT_BYTES, read_bytes
 from profilers.targets import make_target
 
 
@@ -109,8 +110,8 @@ def export_again(
     data = load_data(config.data, path=path)
     space = space_for(config.space, data)
     try:
-        check_size(folder / "candidates.csv", TABLE_BYTES)
-        rows = pd.read_csv(folder / "candidates.csv").set_index("name")
+        content = read_bytes(folder / "candidates.csv", TEXT_BYTES)
+        rows = pd.read_csv(io.BytesIO(content)).set_index("name")
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(
             f"cannot read {folder / 'candidates.csv'}: {error}; the run has to "

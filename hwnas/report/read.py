@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from hwnas.record_place import place_of_run
 from hwnas.report.data import RunData
 from hwnas.report.explanation import read_explanation
 from hwnas.report.study import read_study
-from profilers.limited import TABLE_BYTES, check_size
+from profilers.limited import TEXT_BYTES, read_text
 
 FRONT = "front.csv"
 CANDIDATES = "candidates.csv"
 TRIALS = "trials.csv"
+MAX_COLUMNS = 200
 FORMS = "forms.csv"  # not of every run: only where more than one form was asked for
 
 NETWORK_NUMBERS = (
@@ -147,14 +150,26 @@ def _read_csv(path: Path, numbers: Iterable[str], texts: Iterable[str]) -> pd.Da
     frame = pd.DataFrame()
     try:
         if _has_content(path):
-            check_size(path, TABLE_BYTES)
+            text = read_text(path, TEXT_BYTES)
+            _check_width(text)
             # As text first: pandas would take a network that is called "NA" for a missing value.
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+            frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:  # the latter of pandas and of UTF-8
         raise RunFolderError(f"{path} is no CSV file: {error}") from error
     return _typed(frame, numbers, texts, path)
+
+
+def _check_width(text: str) -> None:
+    """Make sure that a table has no more columns than one can have: pandas is slow with many.
+
+    Raises:
+        ValueError, csv.Error: It has.
+    """
+    n_columns = len(next(csv.reader(io.StringIO(text)), ()))
+    if n_columns > MAX_COLUMNS:
+        raise ValueError(f"it has {n_columns:,} columns, and tables of a run a few dozen")
 
 
 def _typed(

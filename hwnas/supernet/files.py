@@ -2,9 +2,8 @@
 
 A file is one of `hwnas/weight_files.py`. It says of its tensors: `version`, `space` (its
 fingerprint), `data` (that of what it was trained on; None: not told) and `training`, which is None
-or holds `identity`, `step` (steps done), `losses` (since the last check) and `groups` (those of the
-optimizer's parameters). Tensors of the optimizer are named `optimizer/PARAMETER/WHAT`, the others
-are the supernet's weights.
+or holds `identity`, `step` (steps done) and `losses` (since the last check). Tensors of the
+optimizer are named `optimizer/PARAMETER/WHAT`, the others are the supernet's weights.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ class TrainingState:
         identity: Tells trainings apart: by data, recipe, seed and subnets.
         step: Steps done.
         losses: Of the steps since the loss was last checked.
-        optimizer: Its `state_dict`.
+        optimizer: Its state of each parameter, by the parameter's name and by what it is.
     """
 
     identity: str
     step: int
     losses: list[float]
-    optimizer: dict[str, Any]
+    optimizer: dict[str, dict[str, torch.Tensor]]
 
 
 def save_supernet(
@@ -62,7 +61,6 @@ def save_supernet(
             "identity": training.identity,
             "step": training.step,
             "losses": training.losses,
-            "groups": training.optimizer["param_groups"],
         }
     about = {
         "version": VERSION,
@@ -131,11 +129,11 @@ def restore(supernet: Supernet, path: Path, *, data: str | None = None) -> Train
     return training
 
 
-def _named(optimizer: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _named(optimizer: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The tensors of an optimizer's state by name."""
     return {
-        f"{OPTIMIZER}{number}/{what}": value
-        for number, values in optimizer["state"].items()
+        f"{OPTIMIZER}{parameter}/{what}": value
+        for parameter, values in optimizer.items()
         for what, value in values.items()
     }
 
@@ -150,11 +148,10 @@ def _training(
     """
     if told is None:
         return None
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    optimizer: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(OPTIMIZER):
-            _, number, what = name.split("/")
-            state.setdefault(int(number), {})[what] = value
-    optimizer = {"state": state, "param_groups": told["groups"]}
+            parameter, _, what = name.removeprefix(OPTIMIZER).rpartition("/")
+            optimizer.setdefault(parameter, {})[what] = value
     losses = [float(loss) for loss in told["losses"]]
     return TrainingState(str(told["identity"]), int(told["step"]), losses, optimizer)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -216,7 +216,12 @@ class _Session:
             return
         self._mean_loss()  # broken weights are not saved
         losses = [float(loss) for loss in self.losses]
-        state = TrainingState(self.identity, self.step, losses, self.optimizer.state_dict())
+        moments = {
+            name: dict(self.optimizer.state[parameter])
+            for name, parameter in self.supernet.named_parameters()
+            if parameter in self.optimizer.state
+        }
+        state = TrainingState(self.identity, self.step, losses, moments)
         save_supernet(self.supernet, self.checkpoint, data=self.known, training=state)
 
     def _resume(self, path: Path) -> None:
@@ -226,12 +231,34 @@ class _Session:
                 f"{path} is of another training (other data, recipe, seed or subnets): name "
                 f"another file, or remove it"
             )
+        parameters = dict(self.supernet.named_parameters())
         try:
-            self.optimizer.load_state_dict(state.optimizer)
-        except (LookupError, TypeError, ValueError) as error:
-            raise RunFolderError(f"{path} is damaged: {error}; remove it") from None
+            if not 0 <= state.step <= self.n_steps:
+                raise ValueError(f"{state.step} of {self.n_steps} steps are done")
+            for name, moments in state.optimizer.items():
+                parameter = parameters[name]
+                self.optimizer.state[parameter] = _moments(parameter, moments)
+        except (LookupError, ValueError, RuntimeError) as error:
+            raise RunFolderError(f"{path} is damaged ({error}); remove it") from None
         self.step = state.step
         self.losses = [torch.tensor(loss, device=self.supernet.device) for loss in state.losses]
+
+
+def _moments(parameter: nn.Parameter, read: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """AdamW's state of a parameter, laid out as the parameter: its fused steps trust in that.
+
+    Raises:
+        LookupError, ValueError, RuntimeError: It is none of this parameter.
+    """
+    n_steps = float(read["step"])
+    if not (math.isfinite(n_steps) and n_steps >= 1):
+        raise ValueError(f"a parameter was updated {n_steps} times")
+    moments = {"step": torch.tensor(n_steps, dtype=torch.float32, device=parameter.device)}
+    for what in ("exp_avg", "exp_avg_sq"):
+        if read[what].shape != parameter.shape:
+            raise ValueError(f"{what} of {tuple(parameter.shape)} is {tuple(read[what].shape)}")
+        moments[what] = torch.empty_like(parameter.detach()).copy_(read[what])
+    return moments
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pandas as pd
-import torch
 from fuzz_reader import Reader
 from torch import nn
 
@@ -46,8 +45,8 @@ from hwnas.report.write import write_report
 from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.strategies.base import Trial
 from hwnas.strategies.guide import Guide
-from hwnas.supernet.files import TrainingState, load_supernet, save_supernet
-from hwnas.supernet.supernet import Supernet
+from hwnas.supernet import Supernet, load_supernet, make_way, train_supernet
+from hwnas.training import Recipe, seeded
 from hwnas.transfer_tables import read_measured
 from hwnas.weight_files import pack_weights
 from profilers.kit import write_kit
@@ -71,8 +70,8 @@ def _slot(number: int) -> Callable:
 SPACE = SearchSpace(
     "toy",
     (Choice("depth", (1, 2, 3)), Choice("width", (3, 4))),
-    lambda chosen: (2,),
-    tuple(map(_slot, range(3))),
+    lambda chosen: (4,),
+    (*map(_slot, range(3)), lambda chosen: _Dense(3)),
 )
 TRIALS = [(0, 1), (1, 0), (2, 1), (2, 0)]
 
@@ -240,20 +239,24 @@ def _read_weights(path: Path) -> None:
 
 @cache
 def _supernets() -> list[bytes]:
-    supernet = Supernet(SPACE)
-    optimizer = torch.optim.AdamW(supernet.parameters())
-    for parameter in supernet.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    training = TrainingState("identity", 3, [0.5], optimizer.state_dict())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "supernet"
-        save_supernet(supernet, path, data="data", training=training)
+        _train(path)
         return [path.read_bytes()]
 
 
 def _read_supernet(path: Path) -> None:
-    load_supernet(SPACE, path, data="data")
+    """As the file of a supernet, and as the checkpoint of a training."""
+    load_supernet(SPACE, path, data=load_data("iris").fingerprint)
+    _train(path)
+
+
+def _train(checkpoint: Path) -> None:
+    way = make_way("single-path", SPACE, seed=0)
+    recipe = Recipe(epochs=1, batch_size=32)
+    with seeded(0):
+        supernet = Supernet(SPACE)
+    train_supernet(supernet, load_data("iris"), recipe, way, seed=0, checkpoint=checkpoint)
 
 
 def _latencies() -> list[bytes]:

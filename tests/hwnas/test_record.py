@@ -245,7 +245,23 @@ def test_a_trial_that_no_search_wrote_is_one_clear_message(
         record.trials()
 
 
+def test_a_trial_that_ended_twice_is_one_clear_message(tmp_path, space, genotypes):
+    path = tmp_path / "search.db"
+    with Record.open(path, space, create=True) as record:
+        write(record, genotypes)
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = 0 "
+            "WHERE key = 'proposal' AND trial_id = 2"
+        )
+    connection.close()
+    with pytest.raises(RunFolderError, match="ended twice"):
+        Record.open(path, space, create=True)
+
+
 @pytest.mark.parametrize("sql", [
+    "CREATE VIRTUAL TABLE harm USING fts5(x); PRAGMA writable_schema = 1; "
+    "UPDATE sqlite_master SET rootpage = 2 WHERE name = 'harm'",
     "ALTER TABLE trials RENAME TO t; CREATE VIEW trials AS WITH RECURSIVE n(i) AS "
     "(SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS trial_id FROM n",
     "CREATE TRIGGER harm AFTER INSERT ON trials BEGIN DELETE FROM trials; END",

@@ -35,6 +35,12 @@ def test_all_kinds_of_tensors_come_back_as_they_were(tmp_path):
     assert unpack_weights(pack_weights(weights))[1] == {}
 
 
+@pytest.mark.parametrize("value", [{"a": 1}, torch.zeros(2, dtype=torch.complex64)])
+def test_what_no_file_can_hold_is_named(value):
+    with pytest.raises(WeightFileError, match="'extra' is no tensor of real numbers"):
+        pack_weights({"extra": value})
+
+
 @pytest.mark.parametrize(
     "content",
     [

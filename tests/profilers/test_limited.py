@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def test_a_gzipped_file_is_read_no_further_than_the_limit(tmp_path):
         read_bytes(path, LIMIT)
 
 
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    tracemalloc.start()
+    assert read_bytes(tmp_path / "a", 2**40) == b"x"
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"x" * 100)[:-9], b""])
+def test_a_damaged_gzipped_file_cannot_be_read(content, tmp_path):
+    packed = bytearray(gzip.compress(bytes(range(256)) * 100))
+    packed[40:60] = bytes(20)
+    (tmp_path / "a.gz").write_bytes(content or packed)
+    with pytest.raises(OSError, match="damaged|gzipped"):
+        read_bytes(tmp_path / "a.gz", LIMIT)
+
+
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="of Unix")
 def test_a_device_without_end_is_refused():
     with too_large():
@@ -65,6 +83,28 @@ class TestParquet:
 
     def test_nested_columns_are_left_out(self, tmp_path):
         pq.write_table(pa.table({"n": [1, 2], "curve": [[0.1], [0.2, 0.3]]}), tmp_path / "a")
+        assert read_parquet(tmp_path / "a", LIMIT).column_names == ["n"]
+
+    @pytest.mark.parametrize("column", [
+        pa.nulls(LIMIT), pa.array([True, None] * LIMIT),
+        pa.array(["x" * 2**16] * 1000, pa.large_string()),
+    ], ids=["nulls", "flags", "large texts"])  # fmt: skip
+    def test_what_takes_more_in_pandas_than_in_a_file_is_counted_so(self, column, tmp_path):
+        pq.write_table(pa.table({"n": column}), tmp_path / "a", compression="zstd")
+        with too_large():
+            read_parquet(tmp_path / "a", LIMIT)
+
+    def test_columns_count_together(self, tmp_path):
+        columns = {f"c{i}": np.arange(LIMIT // 20) for i in range(3)}
+        pq.write_table(pa.table({"c0": columns["c0"], "c1": columns["c1"]}), tmp_path / "a")
+        assert read_parquet(tmp_path / "a", LIMIT).num_columns == 2
+        pq.write_table(pa.table(columns), tmp_path / "a")
+        with too_large():
+            read_parquet(tmp_path / "a", LIMIT)
+
+    def test_columns_of_fixed_sizes_are_left_out(self, tmp_path):
+        wide = pa.array([bytes(2**13)] * 1000, pa.binary(2**13))
+        pq.write_table(pa.table({"n": [1] * 1000, "w": wide}), tmp_path / "a")
         assert read_parquet(tmp_path / "a", LIMIT).column_names == ["n"]
 
     def test_columns_of_one_name_are_refused(self, tmp_path):

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from hwnas.blocks import ClassifierHead, ConvBlock
 from hwnas.errors import ConfigError, DataError, RunFolderError
+from hwnas.spaces.base import Choice, SearchSpace
 from hwnas.supernet import (
     WAYS,
     Supernet,
@@ -18,6 +20,7 @@ from hwnas.supernet import (
 )
 from hwnas.supernet.training import calibration_batches
 from hwnas.training import Recipe, TrainingDivergedError, batches, seeded
+from hwnas.weight_files import pack_weights, read_weights
 
 QUICK = Recipe(epochs=2, batch_size=16)  # 12 steps of 96 images
 
@@ -91,6 +94,70 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_weights(
     again = run(make_supernet(), checkpoint=path)  # nothing is left to do
     assert again.final_loss == expected.final_loss
     assert are_equal(state(load_supernet(image_space, path)), state(whole))
+
+
+@pytest.fixture
+def stopped(images, tmp_path):
+    """A space of dense convolutions, and the checkpoint of a training of it that was stopped."""
+    space = SearchSpace(
+        "dense",
+        (Choice("kernel", (3, 5)),),
+        lambda options: (1, 6, 6),
+        (
+            lambda options: ConvBlock(8, options["kernel"], 1, "relu"),
+            lambda options: ConvBlock(8, 3, 1, "relu"),
+            lambda options: ClassifierHead(16, 3, "relu"),
+        ),
+    )
+    path = tmp_path / "supernet.safetensors"
+
+    def run(checkpoint=None, on_progress=lambda share: None):
+        with seeded(0):
+            supernet = Supernet(space)
+        way = make_way("single-path", space, seed=0)
+        options = {"checkpoint": checkpoint, "on_progress": on_progress}
+        train_supernet(supernet, images, QUICK, way, seed=3, **options)
+        return supernet
+
+    def stop(share):
+        if share >= 0.4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(path, stop)
+    return path, run
+
+
+def test_moments_of_kernels_are_laid_out_as_the_kernels_after_a_stop(stopped):
+    path, run = stopped
+    assert are_equal(state(run(path)), state(run()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, about: about["training"].update(step=10**12),
+        lambda tensors, about: about["training"].update(step=-1),
+        lambda tensors, about: about["training"].update(losses=["x"]),
+        lambda tensors, about: about["training"].pop("losses"),
+        lambda tensors, about: tensors.update({first(tensors, "exp_avg"): torch.zeros(1)}),
+        lambda tensors, about: tensors.pop(first(tensors, "exp_avg_sq")),
+        lambda tensors, about: tensors.update({first(tensors, "step"): torch.tensor(-5.0)}),
+        lambda tensors, about: tensors.update({first(tensors, "step"): torch.zeros(2)}),
+        lambda tensors, about: tensors.update({"optimizer/other/step": torch.ones(1)}),
+    ],
+)
+def test_a_checkpoint_of_another_optimizer_is_refused(stopped, change):
+    path, run = stopped
+    tensors, about = read_weights(path)
+    change(tensors, about)
+    path.write_bytes(pack_weights(tensors, about))
+    with pytest.raises(RunFolderError, match="is damaged|does not fit"):
+        run(path)
+
+
+def first(tensors, what):
+    return next(n for n in tensors if n.startswith("optimizer/") and n.endswith(f"/{what}"))
 
 
 def test_an_update_that_ctrl_c_broke_is_not_saved(
