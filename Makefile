@@ -32,7 +32,7 @@ test: .venv/installed-test lint  ## lint, types, tests, doctests
 test-slow: .venv/installed-test lint  ## the tests of `make test` and those that take minutes
 	$(BIN)/python -m pytest -q -m ''
 
-test-chaos: .venv/installed-test  ## a search whose candidates fail and whose driver is killed three times
+test-chaos: .venv/installed-test  ## searches whose candidates fail and whose driver is killed, in every step after the trials, too
 	$(BIN)/python -m pytest -q -s -m '' tests/hwnas/chaos
 
 FUZZ_RUNS ?= 10000
