@@ -12,6 +12,7 @@ from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual
 from hwnas.profiling import untrained_model
 from hwnas.spaces.base import Choice, SearchSpace
 from predictors.network_latency import NetworkLatencyPredictor
+from profilers.devices import this_device
 from profilers.kernels import macs
 from profilers.measurement import KernelLatency, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
@@ -141,3 +142,9 @@ def fit_made_up() -> Callable[[SearchSpace], NetworkLatencyPredictor]:
 def tiny_predictor(make_tiny_space, fit_made_up) -> NetworkLatencyPredictor:
     """Of the tiny space for digits."""
     return fit_made_up(make_tiny_space((1, 8, 8), 10))
+
+
+@pytest.fixture(scope="session")
+def has_vnni():
+    """Whether INT8 products are added in 32 bits; else ONNX Runtime's sums may overflow 16."""
+    return bool({"avx512_vnni", "avx_vnni", "asimd"} & set(this_device().isa))

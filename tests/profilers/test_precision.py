@@ -30,7 +30,11 @@ def run(model, feed):
 
 
 @pytest.mark.parametrize(("to", "tolerance"), [("fp16", 0.01), ("int8", 0.1)])
-def test_a_converted_model_computes_nearly_the_same_from_the_same_inputs(stack, to, tolerance):
+def test_a_converted_model_computes_nearly_the_same_from_the_same_inputs(
+    stack, to, tolerance, has_vnni
+):
+    if to == "int8" and not has_vnni:
+        tolerance = 0.5
     before = stack.proto.SerializeToString()
     converted = convert(stack, to)
     assert (converted.name, converted.digest) == (stack.name, stack.digest)
