@@ -236,7 +236,10 @@ def check_same_run(folder: Path, asked: Mapping[str, Any], *, has_trials: bool) 
     for table in asked:
         before, now = there.get(table, {}), asked[table]
         keys = {*before, *now} - set(_MAY_GROW)
-        for key in sorted(keys if has_trials else keys.intersection(_BEFORE_TRIALS)):
+        if not has_trials:  # a predictor may still be given: then it is that one from now on
+            is_dropped = "predictor" in before and "predictor" not in now
+            keys &= {*_BEFORE_TRIALS, *(["predictor"] if is_dropped else [])}
+        for key in sorted(keys):
             if before.get(key) != now.get(key):
                 differences.append(_difference(key, before.get(key), now.get(key)))
     if differences:

@@ -16,7 +16,7 @@ from hwnas.record_place import (
     place_text,
     reading_options,
 )
-from hwnas.record_storage import storage_errors
+from hwnas.record_storage import optuna_url, storage_errors
 
 HOST = "127.0.0.1"  # nobody else sees it: the dashboard has no password
 
@@ -63,22 +63,18 @@ def _opened(place: Place) -> RDBStorage:
     """The storage, for reading only."""
     name = place_text(place)
     if isinstance(place, Path):
-        url, hint = f"sqlite:///{place}", "It may be damaged"
+        hint = "It may be damaged"
         if not place.is_file() or place.stat().st_size == 0:
             raise RunFolderError(
                 f"there is no record of a search at {name}; give the folder that a search wrote "
                 f"(--out), or the URL of the database that holds it"
             )
     else:
-        url = place.render_as_string(hide_password=False)
         hint = "Check the URL, that the server runs, and that a search was recorded there"
     try:
         with storage_errors(f"cannot open the record {name}", hint):
-            # Optuna formats the URL, hence the doubled braces.
             return RDBStorage(
-                url.replace("{", "{{").replace("}", "}}"),
-                engine_kwargs=reading_options(place),
-                skip_table_creation=True,
+                optuna_url(place), engine_kwargs=reading_options(place), skip_table_creation=True
             )
     except ImportError as error:
         raise missing_driver(error) from error

@@ -29,9 +29,18 @@ from hwnas.spaces.base import SearchSpace
 from hwnas.strategies.base import OBJECTIVES
 from profilers.sqlite_files import guard
 
-__all__ = ["describe", "has_trials", "open_lock", "open_storage", "open_study", "storage_errors"]
+__all__ = [
+    "describe",
+    "has_trials",
+    "open_lock",
+    "open_storage",
+    "open_study",
+    "optuna_url",
+    "storage_errors",
+]
 
 BUSY_TIMEOUT_S = 60.0
+COUNT = "SELECT count(*) FROM trials JOIN studies USING (study_id) WHERE study_name = :study"
 SEE_TO_SERVER = "Check the URL, that the server runs, and that you may create tables there"
 
 
@@ -84,20 +93,27 @@ def open_storage(place: Place, lock: RecordLock | None) -> RDBStorage:
     options: dict[str, Any]
     if isinstance(place, Path):
         _refuse_foreign(place)
-        url, options = f"sqlite:///{place}", {"creator": partial(_connect, place)}
+        options = {"creator": partial(_connect, place)}
     else:
         options = engine_options(place)
         if lock is None:
             _refuse_empty(place)
-        # Optuna formats the URL, hence the doubled braces.
-        url = place.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
         with lock.creating_tables() if lock is not None else nullcontext():
-            return RDBStorage(url, engine_kwargs=options)
+            return RDBStorage(optuna_url(place), engine_kwargs=options)
     except ImportError as error:
         raise missing_driver(error) from error
     except RuntimeError as error:  # the tables are of another version of Optuna
         raise RunFolderError(f"cannot use the record {place_text(place)}: {error}") from error
+
+
+def optuna_url(place: Place) -> str:
+    """Where the database is, as Optuna takes it: it formats the text, hence the doubled braces."""
+    if isinstance(place, Path):
+        url = f"sqlite:///{place}"
+    else:
+        url = place.render_as_string(hide_password=False)
+    return url.replace("{", "{{").replace("}", "}}")
 
 
 def has_trials(place: Place, study: str = STUDY_NAME) -> bool:
@@ -107,11 +123,9 @@ def has_trials(place: Place, study: str = STUDY_NAME) -> bool:
         RunFolderError: The server cannot be reached.
     """
     if isinstance(place, Path):
-        return _file_has_trials(place)
+        return _file_has_trials(place, study)
     engine = server_engine(place)
-    query = sqlalchemy.text(
-        "SELECT count(*) FROM trials JOIN studies USING (study_id) WHERE study_name = :study"
-    )
+    query = sqlalchemy.text(COUNT)
     with storage_errors(f"cannot open the record {describe(place, study)}", SEE_TO_SERVER):
         if not sqlalchemy.inspect(engine).has_table("trials"):
             return False
@@ -119,14 +133,14 @@ def has_trials(place: Place, study: str = STUDY_NAME) -> bool:
             return bool(connection.execute(query, {"study": study}).scalar())
 
 
-def _file_has_trials(path: Path) -> bool:
+def _file_has_trials(path: Path, study: str) -> bool:
     if not path.exists():
         return False
     try:
         with closing(
             guard(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
         ) as file:
-            return bool(file.execute("SELECT count(*) FROM trials").fetchone()[0])
+            return bool(file.execute(COUNT, {"study": study}).fetchone()[0])
     except sqlite3.Error:
         return True
 

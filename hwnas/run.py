@@ -271,14 +271,17 @@ class _Run:
         record: Record,
     ) -> Result:
         """Train and verify the best of the search, write the front and the report."""
-        length = self.final_recipe.epochs / self.search_recipe.epochs
+        length, past_s = None, list[float]()  # trials by another evaluator are no trainings
+        if self.config.evaluator == "training":
+            length = self.final_recipe.epochs / self.search_recipe.epochs
+            past_s = [length * seconds for seconds in past_seconds(record)]
         train = partial(
             train_finalists,
             plan=self.plan("training", self.final_recipe),
             workers=Workers(self.config, self.n_threads, self.progress.say, self.cluster),
             out=self.out,
             progress=self.progress,
-            past_s=tuple(length * seconds for seconds in past_seconds(record)),
+            past_s=tuple(past_s),
             length=length,
         )
         place = Workplace(

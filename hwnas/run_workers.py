@@ -46,7 +46,7 @@ class Workers:
         *,
         on_progress: Callable[[int, float], None],
         past_s: tuple[float, ...] = (),
-        length: float = 1.0,
+        length: float | None = 1.0,
     ) -> Executor:
         """Start them; leaving the `with` block of what is returned ends what they do, at once.
 
@@ -56,13 +56,15 @@ class Workers:
                 any thread.
             past_s: What whole trainings took in earlier calls of the same run.
             length: Of one training, in whole trainings of trials: the time that a trial may take
-                is multiplied by it.
+                is multiplied by it. None: trials are no trainings, and say nothing of it.
         """
         config = self.config
         if config.workers == 0:
             initializer()
             return ThisThreadExecutor(on_progress=on_progress)
-        seconds = None if config.trial_seconds is None else length * config.trial_seconds
+        seconds = None
+        if config.trial_seconds is not None and length is not None:
+            seconds = length * config.trial_seconds
         limits = Limits(seconds, self._memory_bytes)
         if self.cluster is not None:
             return RayExecutor(

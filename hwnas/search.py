@@ -230,14 +230,20 @@ class _Loop:
         return True
 
     def finish_first(self) -> None:
-        """Wait until an evaluation ends, and write down and tell what came of it."""
+        """Wait until an evaluation ends, and write down and tell what came of it.
+
+        Raises:
+            ExecutorError: The workers can no more; what the others found by now is kept.
+        """
         done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        unable: ExecutorError | None = None
         for future in sorted(done, key=lambda future: self.running[future].trial.number):
             running = self.running.pop(future)
             try:
                 evaluation: object = future.result()
-            except ExecutorError:
-                raise
+            except ExecutorError as error:
+                unable = error
+                continue
             except Exception as error:
                 failure = failure_of(error)
                 if isinstance(failure, AccidentError) and running.accident is None:
@@ -250,11 +256,16 @@ class _Loop:
             else:  # of an evaluator of the user's own
                 name = type(evaluation).__name__
                 self._fail(running, f"TypeError: expected an Evaluation, the evaluator gave {name}")
+        if unable is not None:
+            raise unable
 
     def interrupt(self) -> None:
-        """Keep what is in the record, and start none of what waits for a worker."""
-        for future in self.running:
-            future.cancel()
+        """Keep what has come, and start none of what waits for a worker."""
+        for future, running in self.running.items():
+            if future.cancel() or not future.done() or future.exception() is not None:
+                continue
+            if isinstance(evaluation := future.result(), Evaluation):
+                self._keep(running, evaluation)  # the strategy may be in the midst of a proposal
         self.trials = self._record.trials()  # Ctrl-C may have come between writing and keeping one
         self.report("interrupted")
 
@@ -285,6 +296,10 @@ class _Loop:
         self._submit(replace(running, accident=accident))
 
     def _finish(self, running: _Running, evaluation: Evaluation) -> None:
+        self._tell(self._keep(running, evaluation))
+
+    def _keep(self, running: _Running, evaluation: Evaluation) -> Trial:
+        """Write down what was found; the trial as it is now."""
         objectives = evaluation.objectives
         if len(objectives) == 1:
             objectives += (running.latency_ms,)
@@ -292,19 +307,22 @@ class _Loop:
         if running.accident is not None:
             result["accident"] = running.accident
         if not all(map(math.isfinite, objectives)):
-            self._fail(running, f"objectives are not finite: {objectives}", result)
-            return
+            reason = f"objectives are not finite: {objectives}"
+            return self._keep_failure(running, reason, result)
         self._record.finish(running.handle, objectives, result)
-        self._tell(replace(running.trial, objectives=objectives))
+        return replace(running.trial, objectives=objectives)
 
-    def _fail(
+    def _fail(self, running: _Running, reason: str) -> None:
+        self._tell(self._keep_failure(running, reason))
+
+    def _keep_failure(
         self, running: _Running, reason: str, result: Mapping[str, Any] | None = None
-    ) -> None:
+    ) -> Trial:
         if running.accident is not None:
             same = running.accident == reason
             reason += " (twice)" if same else f" (before that: {running.accident})"
         self._record.fail(running.handle, reason, result)
-        self._tell(replace(running.trial, failure=reason))
+        return replace(running.trial, failure=reason)
 
     def _tell(self, trial: Trial) -> None:
         self._learn(trial)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profilers.errors import ModelError, ProfilerError, TargetError
-from profilers.expendable import end_group, make_expendable
+from profilers.expendable import GroupProcess, end_group, make_expendable
 from profilers.kernels import Kernel
 from profilers.measurement import KernelNode, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
@@ -44,6 +45,7 @@ CLOSING_TIMEOUT_S = 5.0
 OUTPUTS_AT_ONCE = 512  # runs
 ORPHAN_GRACE_S = 60  # the parent, while it lives, is the one that ends a process that hangs
 MAX_QUOTED = 200
+WATCH_INTERVAL_S = 5.0  # so seldom that it does not disturb
 _SERVE = "import sys; from profilers.isolation import serve; serve(sys.argv[1])"
 _TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # where programs look for the folder of such files
 _ROUND, _DONE, _FAILED = "round", "done", "failed"
@@ -197,8 +199,7 @@ class IsolatedProfiler:
             names = ", ".join(model.name for model in models)
             raise ModelError(
                 f"measuring {names} on {self.target.runtime} {self.target.version} ended the "
-                f"process that ran it: {ended}. Only this model is lost, the next one gets a new "
-                f"process"
+                f"process that ran it: {ended}"
             ) from None
         except ProfilerError:
             raise
@@ -225,16 +226,14 @@ class _Worker:
     def __init__(self, target: Target, factory: str, references_ms: Sequence[float]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         self._folder = tempfile.TemporaryDirectory(prefix="hwnas-", ignore_cleanup_errors=True)
-        # The same modules as here; a terminal's Ctrl-C goes to a process group.
+        # The same modules as here.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-        self._process = subprocess.Popen(
+        self._process = GroupProcess(
             [sys.executable, "-P", "-c", _SERVE, self._folder.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=os.environ | {"PYTHONPATH": path} | dict.fromkeys(_TEMPORARY, self._folder.name),
-            **group,
         )
         try:
             self.call((factory, target, list(references_ms)), BASE_TIMEOUT_S, _no_round)
@@ -255,17 +254,25 @@ class _Worker:
         self, request: tuple[Any, ...], timeout_s: float, on_round: Callable[[int, int], object]
     ) -> Any:
         """Send one request and sleep until its answer is there."""
-        has_hung = threading.Event()
+        has_hung, is_over = threading.Event(), threading.Event()
 
-        def end() -> None:
+        def watch() -> None:
+            left_s = timeout_s
+            while left_s > 0:
+                step_s, start_s = min(left_s, WATCH_INTERVAL_S), time.monotonic()
+                if is_over.wait(step_s):
+                    return
+                # Longer: this process stood still, by Ctrl-Z or with its machine, and read nothing.
+                left_s -= min(time.monotonic() - start_s, step_s)
+                if not self.is_alive:  # what it has started may hold its pipe
+                    return
             has_hung.set()
             self._process.kill()
 
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        timer = threading.Timer(timeout_s, end)
-        timer.daemon = True
-        timer.start()
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             pickle.dump((timeout_s, request), self._process.stdin)
             self._process.stdin.flush()
@@ -281,7 +288,8 @@ class _Worker:
                 None
             )
         finally:
-            timer.cancel()
+            is_over.set()
+            watcher.join()
             if has_hung.is_set():  # maybe just after its answer: it is not there for the next call
                 self._process.wait()
 

@@ -41,6 +41,7 @@ from hwnas.training import Recipe, default_recipes, with_changes
 from predictors.cost import CostPredictor
 from predictors.files import load_predictor, save_predictor
 from profilers.devices import this_device
+from profilers.errors import ModelError
 from profilers.onnx_models import OnnxModel, load_model
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
@@ -311,13 +312,18 @@ class _Comparison:
         ]
 
     def _in_turns(self, models: Sequence[OnnxModel]) -> list[SeveralSittings]:
-        return time_in_sittings(
+        found = []
+        for sat in time_in_sittings(
             models,
             TargetPlace.here(self.target).open_profiler,
             seconds=SECONDS,
             references_ms=self.store.references_ms(self.target),
             progress=self.progress,
-        )
+        ):
+            if isinstance(sat, ModelError):
+                raise sat
+            found.append(sat)
+        return found
 
     def _path(self, name: str, seed: int) -> Path:
         return self.out / "models" / f"{name.replace(' ', '-searched-')}-seed-{seed}.onnx"

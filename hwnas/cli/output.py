@@ -166,8 +166,9 @@ class ConsoleProgress:
             yield from self._lines(name, total)
             return
         columns = (
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(),
+            MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         with RichProgress(*columns, console=self._console) as progress:
             yield _Bar(progress, progress.add_task(name, total=total, note=""))

@@ -1,6 +1,6 @@
 """Deliver the front: forms of its members, what they say of themselves, cards, and `predict.py`.
 
-Nothing that fails here ends a run: what cannot be made is said, and a row of `forms.csv` says why.
+A form that cannot be made ends no run: that is said, and a row of `forms.csv` says why.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from hwnas.delivery.model_card import write_model_card
 from hwnas.delivery.predict_script import write_predict_script
 from hwnas.errors import ExportMismatchError
 from hwnas.evaluation import evaluate_onnx
+from hwnas.front.sittings import time_each
 from hwnas.front.verify import Candidate, Trained
 from hwnas.progress import Progress, Silent, Task
 from hwnas.target_place import OpenProfiler
@@ -208,8 +209,12 @@ class _Member:
     def _fastest(self, twins: list[Twin]) -> Twin:
         """Of quantized networks that are equally good."""
         models = [make_model(twin.proto, name=f"twin{i}") for i, twin in enumerate(twins)]
-        samples = self._profiler.latency(models, seconds=SECONDS_CHOICE)
-        return min(zip(samples, twins, strict=True), key=lambda pair: pair[0].latency_ms)[1]
+        found = time_each(models, self._profiler, seconds=SECONDS_CHOICE)
+        failures = [samples for samples in found if isinstance(samples, ModelError)]
+        if len(failures) == len(twins):
+            raise failures[0]
+        ms = [math.inf if isinstance(s, ModelError) else s.latency_ms for s in found]
+        return twins[ms.index(min(ms))]
 
     def _judged(self, made: dict[str, Path]) -> list[Form]:
         """The forms; those without figures are scored, and measured in turns with the fp32 form."""

@@ -16,6 +16,7 @@ OK = "ok"
 # What speaks against a form, in the words of verdicts.
 DROPS, NOT_MEASURED = "accuracy drops by", "not measured"
 NOT_FASTER, OVER_BUDGET = "not faster than fp32", "over the budget"
+ROUNDING = 1e-9  # of differences of shares
 MAX_DROP = 0.01  # of the accuracy that fp32 has; what drops more is flagged
 # What `front.csv` and `candidates.csv` say of the INT8 form, behind `int8_`.
 INT8_COLUMNS = ("onnx", "val_accuracy", "test_accuracy", "latency_ms", "verdict")
@@ -92,7 +93,7 @@ def verdict_of(
         "test": (test_accuracy, form.test_accuracy),
     }
     for split, (before, after) in drops.items():
-        if after is not None and before - after > MAX_DROP:
+        if after is not None and before - after > MAX_DROP + ROUNDING:
             found.append(f"{split} {DROPS} {100 * (before - after):.1f} points")
     if form.latency_ms is None or form.fp32_latency_ms is None:
         found.append(NOT_MEASURED)

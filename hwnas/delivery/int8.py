@@ -35,6 +35,7 @@ N_AT_ONCE = 32  # of them; all their activations are in memory
 N_SENSITIVITY = 64  # examples that say which layers suffer most
 SENSITIVE_SHARE = 0.25  # of the layers
 MIN_WEIGHTS = 4000  # of a large layer
+ROUNDING = 1e-9  # of differences of shares
 GOOD_DROP = 0.005  # on validation; a scheme that drops more is the last resort
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -123,6 +124,7 @@ def int8_twins(
     some = rng.permutation(len(data.train))[:N_CALIBRATION]
     examples = inputs_for(model, data, data.train.take(some).inputs).numpy()
     found: list[Twin] = []
+    failure: ModelError | None = None
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
         quantizer = _Quantizer(path, model, examples, Path(folder), symmetric=symmetric)
         scratch = Path(folder) / "twin.onnx"
@@ -131,16 +133,24 @@ def int8_twins(
                 break
             if scheme.kept == "light" and not quantizer.has_large_layers:
                 continue
-            proto = quantizer.quantize(scheme)
+            if scheme in RESORTS and not found:
+                break
+            try:
+                proto = quantizer.quantize(scheme)
+            except ModelError as error:  # another scheme may do
+                failure = failure or error
+                continue
             proto.metadata_props.extend(model.proto.metadata_props)
             scratch.write_bytes(proto.SerializeToString())
             scores = evaluate_onnx(scratch, data, split="validation")
             found.append(Twin(scheme, proto, scores.accuracy))
+    if failure is not None and not found:
+        raise failure
     return _good(found, val_accuracy) or [max(found, key=lambda twin: twin.val_accuracy)]
 
 
 def _good(twins: Sequence[Twin], val_accuracy: float) -> list[Twin]:
-    return [twin for twin in twins if twin.val_accuracy >= val_accuracy - GOOD_DROP]
+    return [t for t in twins if val_accuracy - t.val_accuracy <= GOOD_DROP + ROUNDING]
 
 
 class _Quantizer:

@@ -39,8 +39,8 @@ class ProcessExecutor(Executor):
 
     Args:
         n_workers: Evaluations at once.
-        initializer: Called once in each process, before and outside of the limits of its first
-            evaluation; picklable.
+        initializer: Called once in each process, before its first evaluation; picklable. It may
+            take `START_LIMIT_S`, and the memory of an evaluation.
         limits: Of each evaluation; None: the defaults.
         n_threads: That one process computes with.
         past_s: What whole evaluations took in earlier calls of the same search.

@@ -191,7 +191,12 @@ class RayExecutor(Executor):
             return
         outcome = found.result()
         if outcome.kind == ray_worker.DONE:
-            value = pickle.loads(outcome.value)
+            try:
+                value = pickle.loads(outcome.value)
+            except Exception as error:  # a tensor of a GPU that this machine has not, say
+                what = f"its result cannot be read here: {type(error).__name__}: {error}"
+                future.set_exception(EvaluationFailedError(what))
+                return
             if isinstance(value, Evaluation):
                 value = replace(value, result={**value.result, "node": outcome.node})
             future.set_result(value)
@@ -256,8 +261,9 @@ class RayExecutor(Executor):
         for future in running:
             reference = self._claim(future)
             if reference is not None and future.set_running_or_notify_cancel():
-                self._ray.cancel(reference, force=True)
                 future.set_exception(ExecutorError(reason))
+                with suppress(Exception):  # the cluster may be gone
+                    self._ray.cancel(reference, force=True)
 
     def _no_room(self) -> str:
         nodes = "; ".join(

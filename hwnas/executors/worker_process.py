@@ -17,6 +17,7 @@ from typing import Any
 from hwnas.executors.errors import AccidentError, EvaluationFailedError
 from hwnas.executors.limits import resident_bytes
 from hwnas.executors.worker import ACCIDENT, DONE, PROGRESS, Call
+from profilers.expendable import GroupProcess
 
 __all__ = ["WorkerProcess"]
 
@@ -36,16 +37,14 @@ class WorkerProcess:
         self._expected: tuple[float, str] | None = None  # by when, and what it is to miss that
         self._ended_because: str | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
-        # The same modules as here. A terminal's Ctrl-C goes to a process group: not to this one.
+        # The same modules as here.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
-        self._process = subprocess.Popen(
+        self._process = GroupProcess(
             [sys.executable, "-P", "-c", _SERVE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=os.environ | {"PYTHONPATH": path} | dict.fromkeys(_THREADS, str(n_threads)),
-            **group,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -62,7 +61,13 @@ class WorkerProcess:
             self._expected = at_s, otherwise
 
     def check(self, now_s: float, *, stopped_s: float, memory_bytes: int | None) -> None:
-        """End it if it works and is beyond a limit; what is due is due `stopped_s` later."""
+        """End it if it works and is beyond a limit; what is due is due `stopped_s` later.
+
+        One that has ended by itself is seen here, too: a process that it has forked may hold the
+        pipe that the answer is waited for on.
+        """
+        if not self.is_alive:
+            return
         held = resident_bytes(self._process.pid) if memory_bytes else None
         with self._lock:
             if self._expected is None:
@@ -129,9 +134,6 @@ class WorkerProcess:
 
     def end(self) -> None:
         """End the process, and what it has started, at once."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.name == "posix" and self.is_alive:
-                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
 
     def close(self) -> None:

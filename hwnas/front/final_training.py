@@ -64,7 +64,7 @@ def train_finalists(
     progress: Progress,
     *,
     past_s: tuple[float, ...] = (),
-    length: float = 1.0,
+    length: float | None = 1.0,
 ) -> list[Trained]:
     """Train each to the end, as many at once as there are workers, or load what was trained before.
 
@@ -78,7 +78,7 @@ def train_finalists(
         out: The run folder.
         progress: Told how it goes on, and which are left out, and why.
         past_s: What such trainings took before.
-        length: Of one, in trainings of trials.
+        length: Of one, in trainings of trials; None: those are no trainings.
 
     Returns:
         Those that have weights, in the order of `finalists`.
@@ -169,16 +169,31 @@ class _Trainings:
     def run(self, executor: Executor, n_at_once: int) -> None:
         """Train all that wait."""
         running: dict[Future[tuple[bytes, float]], _Job] = {}
-        while self.waiting or running:
-            while self.waiting and len(running) < n_at_once:
-                job = self.waiting.popleft()
-                with self._lock:
-                    self._shares[job.number] = 0.0
-                trial = Trial(job.number, job.genotype or (), None)
-                running[executor.submit(partial(_train, job), trial)] = job
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                self._settle(running.pop(future), future)
+        try:
+            while self.waiting or running:
+                while self.waiting and len(running) < n_at_once:
+                    job = self.waiting.popleft()
+                    with self._lock:
+                        self._shares[job.number] = 0.0
+                    trial = Trial(job.number, job.genotype or (), None)
+                    running[executor.submit(partial(_train, job), trial)] = job
+                wait(running, return_when=FIRST_COMPLETED)
+                self._settle_ended(running)
+        except KeyboardInterrupt:  # what has come is kept
+            self._settle_ended(running)
+            raise
+
+    def _settle_ended(self, running: dict[Future[tuple[bytes, float]], _Job]) -> None:
+        """Keep what came of each that has ended, also if the workers failed with another."""
+        failure: ExecutorError | None = None
+        for future in [future for future in running if future.done()]:
+            try:
+                self._settle(running[future], future)
+            except ExecutorError as error:
+                failure = error
+            del running[future]
+        if failure is not None:
+            raise failure
 
     def on_progress(self, number: int, share: float) -> None:
         """Show that `share` of a training that runs is done."""

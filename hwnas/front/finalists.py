@@ -37,7 +37,7 @@ def choose_finalists(
 
     Args:
         trials: Of a search; those that failed, or had less training than others, do not count.
-        n: How many, at most.
+        n: How many, at most; 0 or more.
         limit_ms: The latency budget; None: there is none.
     """
     whole = whole_trials(trials)

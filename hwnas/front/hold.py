@@ -208,7 +208,7 @@ class _Front:
         if unused <= MAX_SLACK - DRIFT or max((c.val_accuracy for c in front), default=0.0) >= 1:
             return []
         n = min(FILLINGS_AT_ONCE, n_left)
-        promising = choose_finalists(self.promising(), n - 2)
+        promising = choose_finalists(self.promising(), max(0, n - 2))
         found = [self.of_trial(trial) for trial in promising]
         taken = {*self.finalists, *(trial.genotype for trial in promising)}
         found += self.proposals(taken, n - len(found))

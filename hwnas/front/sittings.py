@@ -8,12 +8,14 @@ number of rounds within one can show: so there are several, and the interval spa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 from hwnas.progress import Progress
 from hwnas.target_place import OpenProfiler
+from profilers.errors import ModelError
+from profilers.isolation import AnyProfiler
 from profilers.onnx_models import OnnxModel
 from profilers.timing import MAX_RELATIVE_ERROR, LatencySamples
 
@@ -61,6 +63,31 @@ def _ends(samples: LatencySamples) -> tuple[float, float]:
     return samples.min_ms, (1 + MAX_RELATIVE_ERROR) * samples.latency_ms
 
 
+def time_each(
+    models: Sequence[OnnxModel],
+    profiler: AnyProfiler,
+    *,
+    seconds: float,
+    on_round: Callable[[int, int], object] = lambda done, of: None,
+) -> list[LatencySamples | ModelError]:
+    """Samples of models in turns, as `Profiler.latency` has them; or why one has none.
+
+    If they cannot be run together, because of one of them or for want of memory, they are run by
+    halves.
+    """
+    try:
+        return list(profiler.latency(models, seconds=seconds, on_round=on_round))
+    except ModelError as error:
+        if len(models) == 1:
+            return [error]
+    half = len(models) // 2
+    return [
+        found
+        for part in (models[:half], models[half:])
+        for found in time_each(part, profiler, seconds=seconds, on_round=on_round)
+    ]
+
+
 def time_in_sittings(
     models: Sequence[OnnxModel],
     open_profiler: OpenProfiler,
@@ -68,10 +95,10 @@ def time_in_sittings(
     seconds: float,
     references_ms: Sequence[float],
     progress: Progress,
-) -> list[SeveralSittings]:
+) -> list[SeveralSittings | ModelError]:
     """Time all models in turns, in several processes one after the other.
 
-    Models whose samples come with a warning get further sittings.
+    Models whose samples come with a warning get further sittings; one that cannot be run gets none.
 
     Args:
         models: What is timed.
@@ -80,13 +107,18 @@ def time_in_sittings(
         references_ms: As `Profiler` takes them.
         progress: Told how it goes on.
 
-    Raises:
-        ModelError: The runtime cannot load or run one of them.
+    Returns:
+        What was found of each model, or why it cannot be run.
     """
     sittings: list[list[LatencySamples]] = [[] for _ in models]
+    failures: dict[int, ModelError] = {}
     with progress.task("measuring in turns", N_SITTINGS) as task:
         for number in range(MAX_SITTINGS):
-            left = [i for i, done in enumerate(sittings) if _n_steady(done) < N_SITTINGS]
+            left = [
+                i
+                for i, done in enumerate(sittings)
+                if _n_steady(done) < N_SITTINGS and i not in failures
+            ]
             if not left:
                 break
 
@@ -94,10 +126,13 @@ def time_in_sittings(
                 task.update(min(before + done / of, N_SITTINGS), note=f"sitting {before + 1}")
 
             with open_profiler(references_ms=references_ms) as profiler:
-                sat = profiler.latency([models[i] for i in left], seconds=seconds, on_round=show)
-            for i, samples in zip(left, sat, strict=True):
-                sittings[i].append(samples)
-    return [SeveralSittings.of(done) for done in sittings]
+                sat = time_each([models[i] for i in left], profiler, seconds=seconds, on_round=show)
+            for i, found in zip(left, sat, strict=True):
+                if isinstance(found, ModelError):
+                    failures[i] = found
+                else:
+                    sittings[i].append(found)
+    return [failures.get(i) or SeveralSittings.of(done) for i, done in enumerate(sittings)]
 
 
 def _n_steady(sittings: Sequence[LatencySamples]) -> int:

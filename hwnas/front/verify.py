@@ -182,6 +182,9 @@ def verify(
     candidates = []
     with progress.task("scoring", len(exported)) as task:
         for item, sat in zip(exported, sittings, strict=True):
+            if isinstance(sat, ModelError):
+                _leave_out(item.trained, sat, folder, progress)
+                continue
             if sat.samples.warning:
                 progress.say(f"{item.trained.name}: {sat.samples.warning}")
             item = replace(item, profile=replace(item.profile, samples=sat.samples))
@@ -220,13 +223,17 @@ def _export_and_profile(
                 model = load_model(path, batch=target.batch)
                 profile = profiler.profile(model, seconds=SECONDS_PROFILE, tags=tags)
             except (ExportMismatchError, ModelError) as error:
-                progress.say(f"{item.name} is left out: {error}")
-                note_unusable(folder, item.name, str(error))
+                _leave_out(item, error, folder, progress)
                 continue
             note_unusable(folder, item.name, None)
             exported.append(_Exported(item, model, parity, profile))
             task.update(i + 1, note=item.name)
     return exported
+
+
+def _leave_out(trained: Trained, reason: Exception, folder: Path, progress: Progress) -> None:
+    progress.say(f"{trained.name} is left out: {reason}")
+    note_unusable(folder, trained.name, str(reason))
 
 
 def _candidate(

@@ -125,6 +125,18 @@ def test_data_that_changed_under_the_same_name_is_noticed(tmp_path):
         check_same_run(tmp_path, asked(OTHER, "abd"), has_trials=True)
 
 
+def test_a_given_predictor_is_not_dropped_in_silence(tmp_path):
+    given, none = asked(OTHER), asked(OTHER)
+    given["run"]["predictor"] = "abc"
+    write_config(tmp_path, none)
+    check_same_run(tmp_path, given, has_trials=False)  # as long as no trial was begun
+    write_config(tmp_path, given)
+    check_same_run(tmp_path, asked(OTHER) | {"run": given["run"] | {"predictor": "abd"}},
+                   has_trials=False)  # fmt: skip
+    with pytest.raises(RunFolderError, match="predictor is 'abc' there, None asked"):
+        check_same_run(tmp_path, none, has_trials=False)
+
+
 def test_a_folder_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunFolderError, match=r"is no run folder.*new or an empty folder"):

@@ -333,6 +333,23 @@ def test_a_record_in_a_file_may_be_given_by_url_and_hold_several_studies(
         Record.open(url, space, create=False, study="third")
 
 
+def test_a_place_may_have_braces_in_its_name(tmp_path, space, genotypes):
+    path = tmp_path / "{data}" / "{}.db"
+    path.parent.mkdir()
+    with Record.open(path, space, create=True) as record:
+        write(record, genotypes)
+    with Record.open(path, space, create=False) as record:
+        assert len(record.trials()) == 2
+    assert list(tmp_path.iterdir()) == [path.parent]
+
+
+def test_a_search_in_a_file_with_others_is_begun_by_its_own_trials(tmp_path, space, genotypes):
+    path = tmp_path / "search.db"
+    with Record.open(path, space, create=True, study="first") as record:
+        write(record, genotypes)
+    assert has_trials(path, "first") and not has_trials(path, "second")
+
+
 def test_a_record_says_whether_a_search_was_begun(tmp_path, space, genotypes):
     path = tmp_path / "search.db"
     assert not has_trials(path)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hwnas import run_workers
 from hwnas.config import SearchConfig
 from hwnas.executors.progress import report
 from hwnas.executors.this_thread import ThisThreadExecutor
@@ -57,3 +58,17 @@ def test_no_workers_is_this_thread_which_is_prepared_at_once():
 def test_what_is_no_trial_is_refused():
     with pytest.raises(TypeError, match="evaluations take one trial"):
         ThisThreadExecutor().submit(print, 3)
+
+
+@pytest.mark.parametrize(("length", "seconds"), [(2.0, 20.0), (None, None)])
+def test_a_training_may_take_longer_than_a_trial_and_is_free_where_trials_train_nothing(
+    monkeypatch, length, seconds
+):
+    limits = []
+    monkeypatch.setattr(
+        run_workers, "ProcessExecutor", lambda n, **options: limits.append(options["limits"])
+    )
+    Workers(SearchConfig(trial_seconds=10.0), 1, print).open(
+        print, on_progress=print, length=length
+    )
+    assert [found.seconds for found in limits] == [seconds]

@@ -1,5 +1,6 @@
 import itertools
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 
 import numpy as np
@@ -394,6 +395,31 @@ def test_ctrl_c_leaves_what_runs_beside_to_be_run_first(tmp_path, toy):
         assert [trial.number for trial in record.interrupted()] == [2, 4, 8]
     trials = run(path, toy, 12)
     assert [trial.number for trial in trials[6:]] == [2, 4, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ExecutorError("no worker")])
+def test_what_was_found_before_the_end_of_a_search_is_kept(tmp_path, toy, error):
+    """Of three that run at once the second is done, and the third ends it all."""
+
+    class Three(InTurn):
+        def submit(self, evaluate, trial):
+            future = Future()
+            future.set_running_or_notify_cancel()
+            if trial.number == 1:
+                future.set_result(evaluate(trial))
+            if trial.number == 2:
+                if isinstance(error, KeyboardInterrupt):
+                    raise error
+                future.set_exception(error)
+            return future
+
+    path = tmp_path / "search.db"
+    with suppress(ExecutorError):
+        assert len(run(path, toy, 6, executor=Three({}), n_workers=3)) == 1
+    with Record.open(path, toy.problem.space, create=False) as record:
+        assert [trial.number for trial in record.trials()] == [1]
+        assert [trial.number for trial in record.interrupted()] == [0, 2]
+    assert len(run(path, toy, 6)) == 6
 
 
 def test_threads_find_what_one_worker_finds(tmp_path, toy):

@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,11 +29,13 @@ DISASTERS = {
     "abort": lambda: (os.write(2, b"terminate called: bad tensor\\n"), os.abort()),
     "exit": lambda: os._exit(7),
     "killed": lambda: os.kill(os.getpid(), 9),
+    "slow": lambda: time.sleep(1),
     "hang": lambda: time.sleep(60),
     "interrupt": lambda: os.kill(os.getppid(), 2) or time.sleep(60),
     "own interrupt": lambda: os.kill(os.getpid(), 2),
     "litters": lambda: (litter(), os.abort()),
     "prints": lambda: os.write(1, b"a runtime that talks\\n"),
+    "abort beside a fork": lambda: os.fork() and os.abort() or time.sleep(1000),
     "refused": lambda: (_ for _ in ()).throw(ModelError("the runtime's own words")),
     "bug": lambda: {}["missing"],
     "pid": lambda: (_ for _ in ()).throw(ModelError(str(os.getpid()))),
@@ -111,6 +115,25 @@ def test_a_hang_is_ended_at_the_time_limit(hook):
             profiler.kernels(stack("hang"))
         assert profiler.kernels(stack("sound"))
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="of Unix")
+def test_a_crash_beside_a_forked_child_is_seen(hook, monkeypatch):
+    monkeypatch.setattr("profilers.isolation.WATCH_INTERVAL_S", 0.1)
+    with IsolatedProfiler(make_target(), factory=hook) as profiler:
+        with pytest.raises(ModelError, match="SIGABRT"):  # the child has the answers' pipe
+            profiler.kernels(stack("abort beside a fork"))
+        assert profiler.kernels(stack("sound"))
+
+
+def test_a_time_in_which_nothing_could_be_read_does_not_count(hook, monkeypatch):
+    """As if this process had been stopped for an hour in its first wait."""
+    monkeypatch.setattr("profilers.isolation.WATCH_INTERVAL_S", 0.1)
+    later = itertools.chain([0.0, 3600.0], itertools.count(3600.0, 0.1))
+    with IsolatedProfiler(make_target(), timeout_s=60.0, factory=hook) as profiler:
+        assert profiler.kernels(stack("sound"))
+        monkeypatch.setattr("profilers.isolation.time", SimpleNamespace(monotonic=later.__next__))
+        assert profiler.kernels(stack("slow"))
 
 
 def test_a_crash_leaves_no_temporary_files_behind(hook, tmp_path, monkeypatch):

@@ -148,6 +148,21 @@ def test_other_schemes_are_tried_as_long_as_none_is_good(striped, monkeypatch, a
     assert next(left, None) is None
 
 
+def test_a_scheme_that_fails_does_not_cost_the_others(striped, monkeypatch):
+    quantize = int8._Quantizer.quantize
+
+    def fail_by_entropy(self, scheme):
+        if scheme.calibration == "entropy":
+            raise ModelError("its range is infinite")
+        return quantize(self, scheme)
+
+    monkeypatch.setattr(int8._Quantizer, "quantize", fail_by_entropy)
+    data, path = striped()
+    scripted(monkeypatch, [0.6, 0.6, 0.896])
+    (twin,) = int8_twins(path, data, val_accuracy=0.9)
+    assert twin.scheme == RESORTS[1]
+
+
 def test_the_layers_that_change_the_logits_most_stay_in_fp32(striped, monkeypatch):
     data, path = striped()
     changes = iter([0.1, 7.0, 0.2])

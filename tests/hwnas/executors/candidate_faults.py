@@ -73,6 +73,14 @@ def starts_a_child_and_hangs(trial):
     time.sleep(1000)
 
 
+def crashes_beside_a_fork(trial):
+    child = os.fork()
+    if child == 0:
+        time.sleep(1000)
+    Path("child.pid").write_text(str(child))
+    ctypes.string_at(0)
+
+
 def note_start():
     with open(N_STARTS_FILE, "a") as file:
         file.write(f"{os.getpid()}\n")

@@ -156,6 +156,19 @@ def test_leaving_the_block_ends_what_runs_and_its_children_at_once(faults, tmp_p
         executor.submit(faults.pid, Trial(0, (1,), None))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_crash_beside_a_forked_child_is_seen_and_the_child_is_ended(
+    faults, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with ProcessExecutor() as executor:  # the child has the pipe that the answer would come by
+        with pytest.raises(EvaluationFailedError, match="the worker crashed: SIGSEGV"):
+            result(executor, faults.crashes_beside_a_fork)
+        child = int((tmp_path / "child.pid").read_text())
+        wait_until(lambda: not is_alive(child))
+        assert result(executor, faults.number, 2) == 2
+
+
 DRIVER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])

@@ -232,6 +232,7 @@ def test_results_say_on_which_node_they_were_found(ray, executor):
     [
         (Outcome(FAILED, "ValueError: no", "x"), EvaluationFailedError, "^ValueError: no$"),
         (Outcome(ACCIDENT, "hung", "x"), AccidentError, "^hung$"),
+        (Outcome(DONE, b"cno_such\nmodule\n.", "x"), EvaluationFailedError, "cannot be read here"),
         (Outcome(BROKEN, "no torch", "b" * 16), ExecutorError, "node bbbbbbbb at 10.0.0.1 cannot"),
         (RayTaskError("a\n  b\nModuleNotFoundError: x"), ExecutorError, "NotFoundError: x. The sa"),
         (WorkerCrashedError("It died. See logs"), AccidentError, "worker ended 4 times: It died$"),
@@ -287,14 +288,23 @@ def test_it_is_said_which_nodes_come_and_go_and_how_far_trials_are(ray, cluster,
     assert shares == [(7, 0.5), (7, 0.6)]
 
 
-def test_trials_that_fit_on_no_node_any_more_end_the_search(ray, executor, monkeypatch):
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_trials_that_fit_on_no_node_any_more_end_the_search(ray, executor, monkeypatch, is_gone):
+    cancel = ray.cancel
+
+    def cancel_or_fail(reference, *, force):
+        cancel(reference, force=force)
+        if is_gone:
+            raise RayError("there is no cluster")
+
+    monkeypatch.setattr(ray, "cancel", cancel_or_fail)
     monkeypatch.setattr(ray_executor, "WATCH_INTERVAL_S", 0.0)
     monkeypatch.setattr(ray_executor, "PATIENCE_S", 0.0)
     future = executor.submit(repr, TRIAL)
     ray.listed = []
     with pytest.raises(ExecutorError, match="no node of the cluster fits a trial .* Add a node"):
         future.result(timeout=20)
-    assert ray.cancelled == ray.tasks
+    wait_for(lambda: ray.cancelled == ray.tasks)
     ray.tasks[0].found.set_exception(RayError("cancelled"))
 
 

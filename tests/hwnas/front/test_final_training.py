@@ -1,5 +1,6 @@
 """The long training: who is trained, how many at once, what is kept, what fails."""
 
+import shutil
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from hwnas.errors import RunFolderError
 from hwnas.evaluators import training
 from hwnas.evaluators.plan import EvaluatorPlan
 from hwnas.executors.errors import AccidentError, EvaluationFailedError, ExecutorError
+from hwnas.front import final_training
 from hwnas.front.final_training import Finalist, load_weights, train_finalists, weights_path
 from hwnas.progress import Silent
 from hwnas.run_workers import Workers
@@ -249,6 +251,24 @@ def test_workers_that_cannot_train_end_the_run_and_nothing_has_failed(train, fin
     with pytest.raises(ExecutorError, match="no node"):
         train(finalists, workers=crowd)
     assert not crowd.is_open and not (tmp_path / "weights").exists()
+
+
+def test_what_was_trained_when_the_workers_fail_or_ctrl_c_comes_is_kept(
+    train, finalists, tmp_path, monkeypatch
+):
+    crowd = Crowd(3, {1: ExecutorError("no node")})
+    with pytest.raises(ExecutorError, match="no node"):
+        train(finalists, workers=crowd)
+    assert {path.stem for path in (tmp_path / "weights").iterdir()} == {"t000", "linear"}
+    shutil.rmtree(tmp_path / "weights")
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(final_training, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(finalists, workers=Crowd(3, {}))
+    assert len(list((tmp_path / "weights").iterdir())) == 3
 
 
 def test_accidents_and_failures_of_workers_are_told_apart(train, finalists):

@@ -210,6 +210,19 @@ def test_filling_ends_where_it_brings_no_accuracy(lab):
     assert sum(c.name.startswith("n") for c in found) == 7  # half of the finalists asked for
 
 
+def test_the_last_filling_is_one_network_however_many_promise_much(lab):
+    lab.accuracy = lambda genotype: 1 / lab.toy.objectives(genotype)[1] / 100
+    fast = trials_between(lab, 0.1, 0.25, 14)
+    # As if the search had thought too much of their latency: found near the budget, but so late.
+    near = [
+        Trial(14 + i, t.genotype, (0.0, t.objectives[1]))
+        for i, t in enumerate(trials_between(lab, 0.435, 0.45, 12))
+    ]
+    front = lab.hold([*fast, *near], n=14)
+    assert sum(map(len, lab.trained[1:])) <= 7
+    assert len(front) == len({c.name for c in front})
+
+
 def test_a_perfect_front_is_not_filled(lab):
     lab.accuracy = lambda genotype: 1.0
     lab.hold(trials_between(lab, 0.1, 0.25, 12), n=4)

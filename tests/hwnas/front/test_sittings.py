@@ -11,6 +11,7 @@ from hwnas.front.sittings import (
     time_in_sittings,
 )
 from hwnas.progress import Silent
+from profilers.errors import ModelError
 from profilers.timing import LatencySamples
 
 
@@ -99,6 +100,22 @@ def test_a_model_that_the_machine_disturbed_gets_another_sitting(sit, monkeypatc
     ))  # fmt: skip
     sit()
     assert [s.models for s in Sitting.started] == [["a", "b"]] * N_SITTINGS + [["b"]]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_what_cannot_be_run_together_is_run_by_halves(sit, monkeypatch, most):
+    def latency(self, models, *, seconds, on_round):
+        self.tried.append([model.name for model in models])
+        if len(models) > most or any(model.name == "b" for model in models):
+            raise ModelError("out of memory")
+        return [self.answer(model, 0) for model in models]
+
+    monkeypatch.setattr(Sitting, "latency", latency)
+    monkeypatch.setattr(Sitting, "tried", [], raising=False)
+    a, b = sit()
+    assert a.samples.latency_ms == 1.0
+    assert isinstance(b, ModelError) and str(b) == "out of memory"
+    assert Sitting.tried == [["a", "b"], ["a"], ["b"], ["a"], ["a"]]  # not tried again
 
 
 def test_a_machine_that_stays_slow_ends_the_sittings(sit, monkeypatch):

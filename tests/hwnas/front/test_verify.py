@@ -304,6 +304,21 @@ def test_what_the_target_cannot_run_is_left_out_until_it_can(verify_made_up, mon
     assert read_failures(tmp_path) == {}
 
 
+def test_what_cannot_be_run_in_turns_is_left_out_and_the_others_are_judged(
+    verify_made_up, monkeypatch, tmp_path
+):
+    latency = verify_made_up.profiler.latency
+
+    def crash(self, models, *, seconds, on_round):
+        if any(model.name == "large" for model in models):
+            raise ModelError("large ended the process")
+        return latency(self, models, seconds=seconds, on_round=on_round)
+
+    monkeypatch.setattr(verify_made_up.profiler, "latency", crash)
+    assert [c.name for c in verify_made_up()] == ["small"]
+    assert read_failures(tmp_path) == {"large": "large ended the process"}
+
+
 def test_what_differs_from_pytorch_is_left_out_and_its_file_is_gone(
     verify_made_up, monkeypatch, tmp_path
 ):
