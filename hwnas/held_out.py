@@ -12,9 +12,9 @@ from predictors.baselines import LatencyModel, MacsLinear, MedianLatency, Roofli
 from predictors.intervals import Calibration
 from predictors.metrics import Accuracy, accuracy
 from predictors.network_latency import (
-    MIN_NETWORKS,
     NetworkLatencyPredictor,
     new_family_calibration,
+    undisturbed,
 )
 from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 
@@ -81,16 +81,6 @@ class HeldOut:
         )
 
 
-def undisturbed(measurements: Sequence[NetworkMeasurement]) -> list[NetworkMeasurement]:
-    """Those that a fit rests on: whose latency can be trusted, where they are half or more.
-
-    A prediction must not be judged by what was measured on a machine that was busy throughout.
-    """
-    steady = [m for m in measurements if m.samples.warning is None]
-    is_enough = _n_distinct(steady) >= max(MIN_NETWORKS, _n_distinct(measurements) / 2)
-    return steady if is_enough else list(measurements)
-
-
 def hold_out(
     predictor: NetworkLatencyPredictor,
     measurements: Sequence[NetworkMeasurement],
@@ -122,9 +112,9 @@ def hold_out(
         here, rest = parts == number, (parts != number) & (parts >= 0)
         seen = latency_ms[rest], error[rest], measured[rest]
         if what == "family":
-            calibration = new_family_calibration(families[rest], *seen)
+            calibration = new_family_calibration(families[rest], *seen, drift=predictor.drift_)
         else:
-            calibration = Calibration.of(*seen)
+            calibration = Calibration.of(*seen, drift=predictor.drift_)
         low_ms[here], high_ms[here] = calibration.bounds(
             latency_ms[here], error[here], level=predictor.level
         )
@@ -146,7 +136,3 @@ def hold_out(
 
 def _group(m: NetworkMeasurement, what: str, number: int) -> str:
     return m.tags.get(FAMILY_TAG, "") if what == "family" else f"fold {number + 1}"
-
-
-def _n_distinct(networks: Sequence[NetworkMeasurement]) -> int:
-    return len({m.digest for m in networks})

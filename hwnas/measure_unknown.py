@@ -77,7 +77,12 @@ def measure_unknown(
                 progress.say(f"not measured: {error}")
                 return predictor
             store.add(found, observed_device())
-    return _informed(predictor, wanted, found)
+    informed = _informed(predictor, wanted, found)
+    if wanted and informed is predictor:
+        progress.say(
+            f"not measured: without the rest of {model.name} other kernels run than those asked for"
+        )
+    return informed
 
 
 def with_stored(

@@ -96,13 +96,17 @@ def scaled_features(kernels: Sequence[Kernel]) -> FloatArray:
 
 
 def group(kernel: Kernel) -> str:
-    """Kernels of one group run the same code: the kind; of convolutions, also how they are grouped.
+    """Kernels of one group run the same code, more or less.
+
+    That is the kind; of convolutions, also how they are grouped, and whether inputs lie in order.
 
     Example:
         >>> x, w = Tensor("float", (1, 16, 8, 8)), Tensor("float", (32, 16, 1, 1))
         >>> group(Kernel("Conv", (), (x, w), (x,)))
         'Conv/pointwise'
     """
+    if kernel.attribute("strided", 0):  # of PyTorch, where a transposed tensor is a view
+        return f"{kernel.kind}/strided"
     if not _is_convolution(kernel):
         return kernel.kind
     window = _window(kernel)

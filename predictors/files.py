@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from predictors.network_latency import NetworkLatencyPredictor
 
 FORMAT, VERSION = "hwnas-predictor", 2
-MAX_HEADER_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 64 * 2**20  # of 200,000 different kernels, which are 10,000 networks
 MAX_DIGITS = 20
 # By kind, where its class is: imported when a file is of that kind.
 KINDS = {

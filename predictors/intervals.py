@@ -25,9 +25,9 @@ N_FOLDS = 5
 def conformal_bounds(errors: ArrayLike, *, level: float) -> tuple[float, float]:
     """Bounds that a new error lies between with probability `level`.
 
-    Each side gets half of the rest. The new error must be exchangeable with the given ones; with
-    too few of them for that level, the bounds are widened in proportion to what is missing, and
-    the caller should say so.
+    Each side gets half of the rest. The new error must be exchangeable with the given ones. With
+    too few of them for that level, the outermost ones are moved out as far as errors of a normal
+    distribution of unknown width would ask for, and the caller should say so.
 
     Args:
         errors: Errors on held-out examples, `(n,)`.
@@ -48,7 +48,10 @@ def conformal_bounds(errors: ArrayLike, *, level: float) -> tuple[float, float]:
     rank = math.ceil((n + 1) * (1 - tail))  # counted from 1
     if rank <= n:
         return float(ordered[n - rank]), float(ordered[rank - 1])
-    widen = rank / n
+    from scipy.special import ndtri, stdtrit  # slow to import, and seldom needed
+
+    # The outermost of n lies where a share of n / (n + 1) is further in.
+    widen = float(stdtrit(max(n - 1, 1), 1 - tail) / ndtri(n / (n + 1))) if n > 1 else 1.0
     centre = float(np.median(ordered))
     return (
         centre + (float(ordered[0]) - centre) * widen,
@@ -120,6 +123,7 @@ class Calibration:
             either_sign: Whether an error as large may also be of the other sign: intervals then
                 reach as far to one side as to the other, which is as far as the wider one.
         """
+        n = len(predicted_ms)
         if drift:  # either is as likely
             predicted_ms, error = np.tile(predicted_ms, 2), np.tile(error, 2)
             measured_ms = np.concatenate(
@@ -130,6 +134,8 @@ class Calibration:
         usual = max(float(np.median(error)), 1e-6)
         unit = cls(knots, scale, usual, np.zeros(1))._unit(position, error)
         errors = np.sort(off / unit)
+        if drift:  # as many as there are networks: they are no more than before
+            errors = np.sort(np.concatenate([errors[:n:2], errors[:n:-2]]))
         return cls(knots, scale, usual, _symmetric(errors) if either_sign else errors)
 
     def bounds(

@@ -135,6 +135,10 @@ class KernelLatencyPredictor:
         for name in self.processes_.keys() & set(groups.tolist()):
             here = groups == name
             correction[here], error[here] = self.processes_[name].predict(x[here])
+        # A whole model told as one kernel is like no other, whatever its inputs and outputs.
+        for i, kernel in enumerate(kernels):
+            if kernel.attribute("model", "") and kernel.key not in self.measured_:
+                error[i] = UNKNOWN_GROUP_ERROR
         ms = self.rooflines_.latency_ms(work(kernels), groups)
         return ms * np.exp(np.clip(correction, -MAX_CORRECTION, MAX_CORRECTION)), error
 

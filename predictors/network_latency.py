@@ -18,6 +18,7 @@ from predictors.kernel_latency import KNOWN_ERROR, KernelLatencyPredictor
 from predictors.network_correction import NetworkCorrection
 from profilers.kernels import Kernel
 from profilers.measurement import (
+    EXCERPT_FAMILY,
     FAMILY_TAG,
     OF_NO_FAMILY,
     KernelLatency,
@@ -72,6 +73,7 @@ class NetworkLatencyPredictor:
         left_out_: Of the same networks, after `fit` alone: by what was left out (`network`,
             `family`) the number of the part that each was in, what a model without that part
             predicts in ms, and the relative error that it expects, `(3, n)`; part -1: none.
+        drift_: By what share measurements of another sitting may differ, after `fit` alone.
     """
 
     def __init__(self, *, level: float = DEFAULT_LEVEL, seed: int = 0) -> None:
@@ -85,6 +87,7 @@ class NetworkLatencyPredictor:
         self.calibrations_: dict[str, Calibration] = {}
         self.held_out_ = np.zeros((2, 0))
         self.left_out_: dict[str, FloatArray] = {}
+        self.drift_ = 0.0
 
     def fit(
         self,
@@ -105,46 +108,56 @@ class NetworkLatencyPredictor:
             PredictorError: There are too few, or they are of several targets.
         """
         self.target_ = _one_target(measurements)
-        networks = list(measurements)
-        steady = [m for m in networks if m.samples.warning is None]
-        if _n_distinct(steady) >= max(MIN_NETWORKS, _n_distinct(networks) / 2):
-            networks = steady  # the others were measured on a machine that was busy throughout
-        if _n_distinct(networks) < MIN_NETWORKS:
+        networks = undisturbed(measurements)
+        families = np.array([m.tags.get(FAMILY_TAG, ANY_FAMILY) for m in networks])
+        is_whole = families != EXCERPT_FAMILY  # the others are parts of one, with the same kernels
+        n_whole = len({m.digest for m, whole in zip(networks, is_whole, strict=True) if whole})
+        if n_whole < MIN_NETWORKS:
             raise PredictorError(
                 f"at least {MIN_NETWORKS} different measured networks are needed, got "
-                f"{_n_distinct(networks)}; measure more with `hwnas profile`"
+                f"{n_whole}; measure more with `hwnas profile`"
             )
         if not any(m.kernels for m in networks):
             raise PredictorError(
                 "none of the measured networks shows its kernels; measure with a runtime that does"
             )
         alone_ms = {kernel: run.latency_ms for kernel, run in (isolated or {}).items()}
-        families = np.array([m.tags.get(FAMILY_TAG, ANY_FAMILY) for m in networks])
         folds, unseen = _folds(networks, self.seed), _left_out(families)
         n_fits = 1 + int(folds.max()) + 1 + (int(unseen.max()) + 1)
         done = 0
 
-        def fitted(part: NDArray[np.bool_]) -> NetworkLatencyPredictor:
+        def fitted(
+            part: NDArray[np.bool_], known_ms: Mapping[Kernel, float] = alone_ms
+        ) -> NetworkLatencyPredictor:
             nonlocal done
             model = type(self)(level=self.level, seed=self.seed)
-            model._fit_once([m for m, used in zip(networks, part, strict=True) if used], alone_ms)
+            model._fit_once([m for m, used in zip(networks, part, strict=True) if used], known_ms)
             done += 1
             on_progress(done, n_fits)
             return model
 
+        def without_family(part: NDArray[np.bool_]) -> NetworkLatencyPredictor:
+            """Nor with what was measured alone for it: of a new family nobody has that."""
+            only_there = _kernels(networks, ~part) - _kernels(networks, part)
+            return fitted(part, {k: ms for k, ms in alone_ms.items() if k not in only_there})
+
         measured = np.array([m.latency_ms for m in networks])
         sums = _left_out_sums(networks, folds, fitted)
-        self.held_out_ = np.stack([sums[0], measured])
-        by_family = _left_out_sums(networks, unseen, fitted) if unseen.max() >= 0 else sums
+        self.held_out_ = np.stack([sums[0], measured])[:, is_whole]
+        by_family = _left_out_sums(networks, unseen, without_family) if unseen.max() >= 0 else sums
         by_family = np.where(unseen >= 0, by_family, sums)  # the survey is of no family
         self.left_out_ = {
-            "network": np.vstack([folds, sums]),
+            "network": np.vstack([np.where(is_whole, folds, -1), sums]),
             "family": np.vstack([unseen, by_family]),
         }
-        drift = 0.0 if _n_repeated(networks) >= MIN_REPEATED else DRIFT
+        self.drift_ = drift = 0.0 if _n_repeated(networks) >= MIN_REPEATED else DRIFT
         self.calibrations_ = {
             ANY_FAMILY: new_family_calibration(
-                families, by_family[0], by_family[1], measured, drift=drift
+                families[is_whole],
+                by_family[0, is_whole],
+                by_family[1, is_whole],
+                measured[is_whole],
+                drift=drift,
             )
         }
         for family in set(families.tolist()) - {ANY_FAMILY, *OF_NO_FAMILY}:
@@ -224,11 +237,12 @@ class NetworkLatencyPredictor:
         return np.stack([latency_ms, sums[:, 1] / np.maximum(total, 1e-12)])
 
     def interval_at(self, latency_ms: float, *, family: str = ANY_FAMILY) -> tuple[float, float]:
-        """Ends of the interval of a network whose kernels are all known for sure, as shares."""
+        """Ends of the interval of a network that it is as sure of as usual, as shares."""
         if self.kernels_ is None:
             raise NotFittedError("interval_at was called before fit")
         calibration = self.calibrations_.get(family, self.calibrations_[ANY_FAMILY])
-        low, high = calibration.bounds(np.array([latency_ms]), np.zeros(1), level=self.level)
+        usual = np.array([calibration.usual])
+        low, high = calibration.bounds(np.array([latency_ms]), usual, level=self.level)
         return float(low[0] / latency_ms), float(high[0] / latency_ms)
 
     def check_target(self, target: Target) -> None:
@@ -331,6 +345,17 @@ def _one_target(measurements: Sequence[NetworkMeasurement]) -> Target:
             f"{len(targets)}: {', '.join(sorted(targets)) or 'none'}"
         )
     return next(iter(targets.values()))
+
+
+def undisturbed(measurements: Sequence[NetworkMeasurement]) -> list[NetworkMeasurement]:
+    """Those that a fit rests on: whose latency can be trusted, where they are half or more."""
+    steady = [m for m in measurements if m.samples.warning is None]
+    is_enough = _n_distinct(steady) >= max(MIN_NETWORKS, _n_distinct(measurements) / 2)
+    return steady if is_enough else list(measurements)
+
+
+def _kernels(networks: Sequence[NetworkMeasurement], part: NDArray[np.bool_]) -> set[Kernel]:
+    return {run.kernel for m, used in zip(networks, part, strict=True) if used for run in m.kernels}
 
 
 def _n_distinct(networks: Sequence[NetworkMeasurement]) -> int:

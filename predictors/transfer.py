@@ -77,7 +77,8 @@ class TransferPredictor:
 
     Args:
         features: Of all n architectures.
-        n_measured: How many measurements of the new device intervals are made for.
+        n_measured: How many measurements of the new device intervals are made for; from fewer they
+            are wider.
         level: Share of measurements that intervals shall contain.
         seed: The same seed chooses and predicts the same.
         scale: One of `SCALES`; None: the one that does better on held-out training devices.
@@ -155,8 +156,7 @@ class TransferPredictor:
         if len(played.misses):
             self.widen_ = float(np.quantile(played.misses, self.level)) / _normal_width(self.level)
         else:  # no device to play it through to: as if the variance came from the few measurements
-            wide = t_distribution.ppf((1 + self.level) / 2, max(self.n_measured - 2, 1))
-            self.widen_ = float(wide) / _normal_width(self.level)
+            self.widen_ = self._student(self.n_measured) / _normal_width(self.level)
         self.devices_ = tuple(device.name for device in devices)
         self.n_known_ = len(np.unique(np.concatenate([device.rows for device in devices])))
         return self
@@ -201,12 +201,19 @@ class TransferPredictor:
         prior = self._fitted()
         rows, latency_ms = self._measurements(rows, latency_ms)
         posterior = condition(prior, rows, latency_ms, np.arange(len(self.features)))
-        width = _normal_width(self.level) * self.widen_ * posterior.std
+        # What is played through is for `n_measured`; fewer tell less of the variance, too.
+        usual, now = (self._student(n) for n in (self.n_measured, len(rows)))
+        fewer = max(1.0, now / usual) if usual else 1.0
+        width = _normal_width(self.level) * self.widen_ * fewer * posterior.std
         low, middle, high = (
             to_ms(prior, posterior.level, values, slice(None))
             for values in (posterior.values - width, posterior.values, posterior.values + width)
         )
         return TransferPrediction(middle / middle.mean(), middle, low, high)
+
+    def _student(self, n: int) -> float:
+        """Half of an interval, in deviations that come from n measurements."""
+        return float(t_distribution.ppf((1 + self.level) / 2, max(n - 2, 1)))
 
     def adapt(self, rows: ArrayLike, latency_ms: ArrayLike) -> Self:
         """Keep measurements of a new device, so that a file of this predictor speaks of it.

@@ -84,11 +84,12 @@ def make_excerpt(
     weights = [tensor for tensor in graph.initializer if tensor.name in reads]
     missing = sorted(reads - made - {tensor.name for tensor in weights})
     inputs = []
+    varying = _varying(graph, feed)
     for name, value in _values(graph_proto, missing, feed, model.name).items():
-        if name in feed or value.dtype.kind == "f":
+        if name in feed or (name in varying and _is_activation(value)):
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             inputs.append(helper.make_tensor_value_info(name, kind, value.shape))
-        else:  # sizes, positions and masks decide what is computed, and are made inside
+        else:  # constants, sizes, positions and masks decide what is computed, and stay inside
             weights.append(numpy_helper.from_array(value, name))
     inside = {id(node) for node in part}
     used = {n for node in graph.node if id(node) not in inside for n in _reads(node)}
@@ -141,6 +142,20 @@ def _values(proto: onnx.ModelProto, names: Sequence[str], feed: Values, model: s
     return {name: feed[name] for name in names if name in feed} | dict(
         zip(inner, found, strict=True)
     )
+
+
+def _varying(graph: onnx.GraphProto, feed: Values) -> set[str]:
+    """The tensors that depend on the model's inputs."""
+    found = set(feed)
+    for node in graph.node:  # in an order in which they can be run
+        if not found.isdisjoint(_reads(node)):
+            found.update(node.output)
+    return found
+
+
+def _is_activation(value: NDArray[np.generic]) -> bool:
+    """Whether they are values to compute with: floats, and bytes where it is quantized."""
+    return value.dtype.kind == "f" or value.dtype in (np.int8, np.uint8)
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

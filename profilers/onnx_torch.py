@@ -207,9 +207,11 @@ class _Build:
         }
         # As the model has them: a builder may have appended constants of its own.
         inputs = [t for t in op.inputs[: len(node.input)] if t is not None]
+        # A view costs nothing; who reads it does not read row after row.
+        strided = () if all(t.is_contiguous() for t in inputs) else (("strided", 1),)
         kernel = Kernel(
             _kind(node),
-            node_attributes(node),
+            tuple(sorted((*node_attributes(node), *strided))),
             tuple(_tensor(tensor) for tensor in inputs),
             tuple(_tensor(tensor) for tensor in written.values()),
         )

@@ -37,7 +37,7 @@ def convert(model: OnnxModel, precision: str, *, symmetric: bool = False) -> Onn
     the precision stay in fp32.
 
     Args:
-        model: In fp32; it is not changed.
+        model: In fp32, or already in int8; it is not changed.
         precision: `fp32` (the model itself), `fp16` or `int8`.
         symmetric: Quantize activations to signed numbers with 0 as 0, as GPUs need it.
 
@@ -47,7 +47,7 @@ def convert(model: OnnxModel, precision: str, *, symmetric: bool = False) -> Onn
     Raises:
         ModelError: The model is larger than 2 GB, or cannot be converted.
     """
-    if precision == "fp32":
+    if precision == "fp32" or (precision == "int8" and _is_quantized(model.proto)):
         return model
     converters = {"fp16": _to_fp16, "int8": _to_int8}
     if precision not in converters:
@@ -90,6 +90,10 @@ class Converter:
                 del self._converted[next(iter(self._converted))]
             self._converted[key] = converted
         return self._converted[key]
+
+
+def _is_quantized(proto: onnx.ModelProto) -> bool:
+    return any("QuantizeLinear" in n.op_type or "QLinear" in n.op_type for n in proto.graph.node)
 
 
 def _n_bytes(proto: onnx.ModelProto) -> int:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from predictors.energy import EnergyPredictor
     from predictors.explain import Explanation, Slice
     from predictors.network_latency import NetworkLatencyPredictor
+    from profilers.isolation import IsolatedProfiler
     from profilers.onnx_models import OnnxModel
-    from profilers.profiler import Profiler
     from profilers.targets import Target
 
 N_SHOWN = 12  # rows of a table on the terminal
@@ -104,8 +104,8 @@ def predict(
 
     [bold]hwnas predict model.onnx --predictor predictor.npz --measure --html model.html[/bold]
     """
+    from profilers.isolation import IsolatedProfiler
     from profilers.onnx_models import check_batch, load_model
-    from profilers.profiler import Profiler
 
     if suggestions_folder is not None and not suggest:
         raise typer.BadParameter("is not used with --suggest 0", param_hint="--suggestions-folder")
@@ -125,23 +125,23 @@ def predict(
     check_batch(loaded, there.batch)
     set_interval(fitted, level, family)
     clock.lap("load")
-    profiler = Profiler(here)
-    answer = _Answer(loaded, here, fitted.latency, fitted.energy, profiler, family or "")
-    clock.lap("predict")
-    before = answer.explanation
-    if measure:
-        if here.key != there.key:
-            raise typer.BadParameter(
-                f"the predictor is of another target than can be measured here: {there.describe()}",
-                param_hint="--measure",
-            )
-        latency = _measured(answer, measure_seconds, measurements, progress)
-        fitted = replace(fitted, latency=latency)
+    if measure and here.key != there.key:
+        raise typer.BadParameter(
+            f"the predictor is of another target than can be measured here: {there.describe()}",
+            param_hint="--measure",
+        )
+    with IsolatedProfiler(here) as profiler:  # a model may take the process down that loads it
         answer = _Answer(loaded, here, fitted.latency, fitted.energy, profiler, family or "")
-        clock.lap("measure")
-    is_slow = clock.seconds["predict"] > SLOW_S
-    suggestions = _suggestions(answer, suggest, progress if is_slow else Silent())
-    clock.lap("suggest")
+        clock.lap("predict")
+        before = answer.explanation
+        if measure:
+            latency = _measured(answer, measure_seconds, measurements, progress)
+            fitted = replace(fitted, latency=latency)
+            answer = _Answer(loaded, here, fitted.latency, fitted.energy, profiler, family or "")
+            clock.lap("measure")
+        is_slow = clock.seconds["predict"] > SLOW_S
+        suggestions = _suggestions(answer, suggest, progress if is_slow else Silent())
+        clock.lap("suggest")
     paths = _write_models(suggestions, suggestions_folder)
     record = {
         "model": str(model),
@@ -202,7 +202,7 @@ class _Answer:
         here: Target,
         predictor: NetworkLatencyPredictor,
         energy: EnergyPredictor | None,
-        profiler: Profiler,
+        profiler: IsolatedProfiler,
         family: str,
     ) -> None:
         from hwnas.block_names import blocks_of
@@ -275,15 +275,10 @@ def _suggestions(answer: _Answer, n: int, progress: Progress) -> list[Suggestion
     if not n or not answer.explanation.kernels:
         return []
     from hwnas.suggestions import suggest
-    from profilers.isolation import IsolatedProfiler
 
-    with (
-        progress.task("looking for what would make it faster", None) as task,
-        # Not in this process: a changed model may take it down.
-        IsolatedProfiler(answer.profiler.target) as profiler,
-    ):
+    with progress.task("looking for what would make it faster", None) as task:
         return suggest(
-            answer.model, answer.explanation, answer.predictor, profiler, n=n,
+            answer.model, answer.explanation, answer.predictor, answer.profiler, n=n,
             family=answer.family, on_edit=task.update,
         )  # fmt: skip
 

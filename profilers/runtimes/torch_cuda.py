@@ -221,6 +221,7 @@ class ProfiledCudaSession(CudaSession):
         self._peak = self._peak_bytes()
         self._recorder = recorder
         self._nodes = loaded.torch_model.nodes
+        self._proto = loaded.model.proto
         self._rows: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         self._events: list[tuple[CudaEvent, CudaEvent]] = []
         self._forwards = [node.forward for node in self._nodes]
@@ -249,7 +250,12 @@ class ProfiledCudaSession(CudaSession):
     def trace(self) -> KernelTrace:
         """Times of all nodes in all runs."""
         nodes = tuple(node.node for node in self._nodes)
-        return KernelTrace(nodes, np.array(self._rows), peak_memory_bytes=self._peak)
+        return KernelTrace(
+            nodes,
+            np.array(self._rows),
+            peak_memory_bytes=self._peak,
+            graph=lambda: self._proto,
+        )
 
     def _run_with_events(self) -> float:
         elapsed_ms = super().run()  # synchronizes behind the last node

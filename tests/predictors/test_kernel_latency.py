@@ -6,6 +6,7 @@ import pytest
 
 from predictors.features import group, work
 from predictors.kernel_latency import KNOWN_ERROR, UNKNOWN_GROUP_ERROR, KernelLatencyPredictor
+from profilers.kernels import Kernel, Tensor
 
 
 def learn(measured, alone_ms=None):
@@ -35,6 +36,18 @@ def test_kernels_of_the_networks_are_known(fitted, shown, kernel_ms):
     assert error.max() < 0.05
     assert known.all()
     assert fitted.measured_ == {kernel.key for kernel in shown}
+
+
+def test_a_whole_model_as_one_kernel_is_known_if_it_was_measured(random_networks, measure):
+    """As of runtimes that do not show what they run: sizes of inputs and outputs say nothing."""
+
+    def opaque(i):
+        image, classes = Tensor("float", (1, 3, 8, 8)), Tensor("float", (1, 10))
+        return Kernel("Model", (("model", f"{i:012x}"),), (image,), (classes,))
+
+    predictor = learn(measure([*random_networks(20), *([opaque(i)] for i in range(20))]))
+    assert predictor.predict([opaque(3), opaque(20)])[1].tolist() == [True, False]
+    assert predictor.estimate([opaque(20)])[1] == UNKNOWN_GROUP_ERROR
 
 
 def test_answers_follow_the_order_and_repeats_of_the_question(fitted, shown, make_conv):

@@ -5,7 +5,7 @@ import pytest
 
 from predictors.kernel_latency import KernelLatencyPredictor
 from predictors.network_latency import ANY_FAMILY, NetworkLatencyPredictor
-from profilers.measurement import FAMILY_TAG, SURVEY_FAMILY
+from profilers.measurement import FAMILY_TAG, SURVEY_FAMILY, KernelLatency
 
 N_EACH = 12
 FACTORS = {"adds": 1.0, "muls": 3.0, "subs": 0.4}
@@ -92,6 +92,26 @@ def test_intervals_are_narrower_for_a_family_that_was_measured(
         low, high = without_survey.interval_at(0.5, family=family)
         any_low, any_high = without_survey.interval_at(0.5)
         assert high / low < any_high / any_low
+
+
+def test_what_was_measured_alone_for_a_family_is_not_known_where_the_family_is_new(
+    measured, monkeypatch, make_elementwise
+):
+    own, shared = make_elementwise(16, 14, "Add"), make_elementwise(999, 14, "Mul")
+    families = [m for m in measured if m.tags[FAMILY_TAG] != SURVEY_FAMILY]
+    asked = []
+    fit_once = NetworkLatencyPredictor._fit_once
+
+    def note(self, networks, alone_ms):
+        asked.append(({m.tags[FAMILY_TAG] for m in networks}, set(alone_ms)))
+        fit_once(self, networks, alone_ms)
+
+    monkeypatch.setattr(NetworkLatencyPredictor, "_fit_once", note)
+    isolated = {kernel: KernelLatency("k", kernel, 0.01, 10) for kernel in (own, shared)}
+    NetworkLatencyPredictor().fit(families, isolated=isolated)
+    for names, alone in asked:
+        assert alone == ({own, shared} if "adds" in names else {shared})
+    assert any("adds" not in names for names, _ in asked)
 
 
 def test_a_family_of_which_nothing_is_known_gets_the_intervals_of_new_ones(predictor, make_family):

@@ -181,6 +181,21 @@ def test_one_or_two_training_devices_are_enough_to_start(table, n_devices):
     assert (predicted.low_ms < predicted.high_ms).all()
 
 
+@pytest.mark.parametrize("n_devices", [1, 4])
+def test_from_fewer_measurements_than_were_asked_for_intervals_are_wider(table, n_devices):
+    """By more than what is then less well known: Student's factor of 3 is 6.3 / 1.9 of 10's."""
+    features, latency = table
+    predictor = TransferPredictor(features).fit(samples_of(latency[:n_devices], ROWS))
+    rows, new = predictor.choose(10), latency[-1]
+    widths = [
+        np.median(np.log(found.high_ms / found.low_ms))
+        for n in (3, 10, 12)
+        for found in (predictor.predict(predictor.choose(n), new[predictor.choose(n)]),)
+    ]
+    assert widths[0] > 3 * widths[1] and widths[1] > 0.9 * widths[2]
+    assert predictor.predict(rows, new[rows]).low_ms.min() > 0
+
+
 def test_what_was_measured_already_is_not_chosen_again(predictor):
     first = predictor.choose(5)
     assert not set(predictor.choose(5, measured=first)) & set(first)

@@ -164,6 +164,33 @@ def test_pytorch_runs_parts_of_a_model_too(stack):
     assert wanted[0] in [n.kernel for n in profiler.kernels(profiler.excerpt(stack, wanted))]
 
 
+def test_constants_stay_constants_for_pytorch(stack):
+    """Bounds of a Clip that are nodes, as some exporters write them: torch must know them."""
+    model = made_by_hand(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], "product"),
+            helper.make_node("Constant", [], ["low"], "low", value_float=0.0),
+            helper.make_node("Constant", [], ["high"], "high", value_float=6.0),
+            helper.make_node("Clip", ["h", "low", "high"], ["y"], "clip"),
+        ],
+        {"x": (TensorProto.FLOAT, [2, 6])},
+        ["y"],
+        {"w": np.ones((6, 4), np.float32)},
+    )
+    profiler = Profiler(make_target("torch-cpu", threads=1))
+    clip = profiler.kernels(model)[-1].kernel
+    excerpt = profiler.excerpt(model, [clip])
+    assert profiler.kernels(excerpt)[-1].kernel == clip
+    assert [spec.name for spec in excerpt.inputs] == ["x"]
+
+
+def test_parts_of_a_quantized_model_are_run_as_they_are(stack):
+    profiler = Profiler(make_target("onnxruntime-cpu", threads=1, precision="int8"))
+    kernels = [node.kernel for node in profiler.kernels(stack)]
+    wanted = next(kernel for kernel in kernels if kernel.kind.endswith("QLinearConv"))
+    assert wanted in [n.kernel for n in profiler.kernels(profiler.excerpt(stack, [wanted]))]
+
+
 def test_a_runtime_that_shows_no_graph_is_told_by_name(stack, monkeypatch):
     profiler = Profiler(make_target("onnxruntime-cpu", threads=1))
     session = profiler._runtime.profiled_session

@@ -8,6 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.families import FAMILIES, sample_network
+from predictors.features import group
 from profilers.errors import ModelError
 from profilers.kernels import Tensor
 from profilers.onnx_models import OnnxModel, load_model, make_model
@@ -279,6 +280,22 @@ def test_a_lower_precision_is_that_of_weights_inputs_and_casts(make_proto):
     (y,) = built.module(torch.ones(2, 4, dtype=torch.bfloat16), torch.full((1, 4), 2))
     assert (y.dtype, y.tolist()) == (torch.bfloat16, [[8.0] * 3] * 2)  # 4 products of 1 × 2 × 1
     assert built.nodes[-1].node.kernel.inputs[1] == Tensor("bfloat16", (4, 3))
+
+
+def test_a_kernel_that_reads_a_transposed_view_is_another(make_proto):
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["a"], "in order"),
+        helper.make_node("Transpose", ["x"], ["t"], "turned", perm=[0, 2, 1]),
+        helper.make_node("Softmax", ["t"], ["b"], "after"),
+        helper.make_node("Add", ["a", "b"], ["y"], "sum"),
+    ]
+    proto = make_proto(nodes, {"x": (FLOAT, (2, 4, 4))}, {"y": (FLOAT, (2, 4, 4))}, {})
+    kernels = {n.node.name: n.node.kernel for n in to_torch(make_model(proto, name="v")).nodes}
+    assert kernels["in order"].inputs == kernels["after"].inputs
+    assert kernels["in order"] != kernels["after"]
+    assert [group(kernels[name]) for name in ("in order", "turned", "after")] == [
+        "Softmax", "Transpose", "Softmax/strided",
+    ]  # fmt: skip
 
 
 def test_an_output_that_is_an_input_or_a_constant_is_still_an_output(make_proto):

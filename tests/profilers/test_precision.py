@@ -51,6 +51,11 @@ def test_fp32_is_the_model_itself(stack):
     assert Converter("fp32")(stack) is stack
 
 
+def test_a_model_that_is_int8_already_stays_as_it_is(stack):
+    quantized = convert(stack, "int8")
+    assert convert(quantized, "int8") is quantized is not stack
+
+
 def test_weights_of_fp16_take_half_the_bytes(stack):
     converted = convert(stack, "fp16")
     kinds = {tensor.data_type for tensor in converted.proto.graph.initializer if tensor.dims}
