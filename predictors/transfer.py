@@ -385,9 +385,16 @@ def _check(name: str, rows: IntArray, latency_ms: FloatArray, *, at_least: int) 
             f"{name}: one latency per row is needed, got {np.shape(rows)} rows and "
             f"{np.shape(latency_ms)} latencies"
         )
-    if len(rows) < at_least or len(np.unique(rows)) < len(rows) or np.min(rows) < 0:
+    values, counts = np.unique(rows, return_counts=True)
+    if (counts > 1).any():
         raise PredictorError(
-            f"{name}: at least {at_least} different rows are needed, got {len(np.unique(rows))}"
+            f"{name}: row {values[counts > 1][0]} is there {counts.max()} times; give each row one "
+            f"latency, such as the median"
+        )
+    if len(rows) < at_least or (values < 0).any():
+        raise PredictorError(
+            f"{name}: at least {at_least} different rows, numbered from 0, are needed, got "
+            f"{len(rows)}"
         )
     if not (np.isfinite(latency_ms).all() and (np.asarray(latency_ms) > 0).all()):
         raise PredictorError(f"{name}: every latency must be a number > 0")

@@ -145,7 +145,8 @@ def test_mistakes_are_one_message_and_exit_code_2(run, table, tmp_path, argument
     ("text", "message"),
     [("a,b\n1,2\n", "has no column 'row'"), ("row,latency_ms\n1,x\n", "text where numbers"),
      ("row,latency_ms\n1.5,2\n", "whole numbers"), ("", "as CSV"),
-     ("row,latency_ms\n1,2\n1,3\n", "different rows"), ("row,latency_ms\n1,2\n3,-1\n", "> 0")],
+     ("row,latency_ms\n1,2\n1,3\n", "row 1 is there 2 times"),
+     ("row,latency_ms\n1,2\n3,-1\n", "> 0")],
 )  # fmt: skip
 def test_a_csv_that_is_no_measurement_is_refused(run, table, tmp_path, text, message):
     csv = tmp_path / "new.csv"

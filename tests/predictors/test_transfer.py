@@ -222,7 +222,7 @@ def test_a_held_out_device_leaves_no_trace_in_the_prior(predictor):
     [
         ([1, 2], [1.0], "one latency per row"),
         ([1], [1.0], "at least 2 different rows"),
-        ([1, 1], [1.0, 2.0], "at least 2 different rows"),
+        ([1, 2, 1], [1.0, 2.0, 3.0], "row 1 is there 2 times; give each row one latency"),
         ([1, 2], [1.0, 0.0], "a number > 0"),
         ([1, 2], [1.0, np.nan], "a number > 0"),
         ([1, N_ROWS], [1.0, 2.0], f"row {N_ROWS}"),
