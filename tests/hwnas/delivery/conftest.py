@@ -96,7 +96,7 @@ def made_up_latencies(monkeypatch):
         def __exit__(self, *error):
             pass
 
-        def latency(self, models, *, seconds):
+        def latency(self, models, *, seconds, on_round=None):
             return [self.samples(model) for model in models]
 
         def outputs(self, model, inputs):
