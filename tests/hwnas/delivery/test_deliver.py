@@ -153,6 +153,7 @@ def test_the_fastest_of_equally_good_ways_is_kept(run_folder, made_up_latencies)
     for latencies, how in (
         ({"twin0": 0.3, "twin1": 0.2}, "minmax ranges, first layer in fp32"),
         ({"twin0": 0.2, "twin1": 0.3}, "minmax ranges"),
+        ({"twin0": None, "twin1": 0.3}, "minmax ranges, first layer in fp32"),  # it cannot run
     ):
         made_up_latencies.update(latencies)
         assert [form.how for form in delivered(one)] == [how]
