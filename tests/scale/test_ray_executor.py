@@ -199,4 +199,5 @@ def test_each_trial_sees_the_gpu_that_it_was_given(ray_cluster, cluster, make_ex
         assert {evaluation.result["gpus"] for evaluation in found} == {"0", "1"}
         assert {evaluation.result["node"] for evaluation in found} == {node.node_id}
     finally:
-        ray_cluster.kill(node)
+        ray_cluster.remove(node)
+        wait_for(lambda: cluster.total("GPU") == 0)  # what comes next must not ask for one
