@@ -81,8 +81,7 @@ def learned_guide(
         TrainingDivergedError: A loss became NaN or infinite.
         ConfigError: The strategy cannot learn on this space.
     """
-    # Weights that are shared have no average to keep, and too many graphs to compile.
-    recipe = replace(recipe, ema_decay=0.0, compile=False)
+    recipe = replace(recipe, compile=False)  # weights that are shared have too many graphs
     identity = _identity(name, problem, data, recipe, seed, epochs)
     watch = _Watch(None if epochs is not None else seconds, on_progress)
     plan = _read(folder / PLAN)

@@ -3,7 +3,8 @@
 A file is one of `hwnas/weight_files.py`. It says of its tensors: `version`, `space` (its
 fingerprint), `data` (that of what it was trained on; None: not told) and `training`, which is None
 or holds `identity`, `step` (steps done) and `losses` (since the last check). Tensors of the
-optimizer are named `optimizer/PARAMETER/WHAT`, the others are the supernet's weights.
+optimizer are named `optimizer/PARAMETER/WHAT`, averages of weights `average/NAME`; the others are
+the supernet's weights.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hwnas.supernet.supernet import Supernet
 from hwnas.weight_files import WeightFileError, pack_weights, read_weights
 
 VERSION = 2
-OPTIMIZER = "optimizer/"
+OPTIMIZER, AVERAGE = "optimizer/", "average/"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class TrainingState:
         step: Steps done.
         losses: Of the steps since the loss was last checked.
         optimizer: Its state of each parameter, by the parameter's name and by what it is.
+        average: Of the weights, by name; empty where none is kept.
     """
 
     identity: str
     step: int
     losses: list[float]
     optimizer: dict[str, dict[str, torch.Tensor]]
+    average: dict[str, torch.Tensor]
 
 
 def save_supernet(
@@ -57,6 +60,7 @@ def save_supernet(
     tensors, told = dict(supernet.state_dict()), None
     if training is not None:
         tensors |= _named(training.optimizer)
+        tensors |= {f"{AVERAGE}{name}": mean for name, mean in training.average.items()}
         told = {
             "identity": training.identity,
             "step": training.step,
@@ -122,7 +126,7 @@ def restore(supernet: Supernet, path: Path, *, data: str | None = None) -> Train
     try:
         training = _training(about.get("training"), tensors)
         supernet.load_state_dict(
-            {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER)}
+            {k: value for k, value in tensors.items() if not k.startswith((OPTIMIZER, AVERAGE))}
         )
     except (RuntimeError, LookupError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path} does not fit the space's blocks: {error}") from None
@@ -149,9 +153,12 @@ def _training(
     if told is None:
         return None
     optimizer: dict[str, dict[str, torch.Tensor]] = {}
+    average: dict[str, torch.Tensor] = {}
     for name, value in tensors.items():
         if name.startswith(OPTIMIZER):
             parameter, _, what = name.removeprefix(OPTIMIZER).rpartition("/")
             optimizer.setdefault(parameter, {})[what] = value
+        elif name.startswith(AVERAGE):
+            average[name.removeprefix(AVERAGE)] = value
     losses = [float(loss) for loss in told["losses"]]
-    return TrainingState(str(told["identity"]), int(told["step"]), losses, optimizer)
+    return TrainingState(str(told["identity"]), int(told["step"]), losses, optimizer, average)

@@ -31,6 +31,7 @@ from hwnas.supernet.ways import Way
 from hwnas.training import (
     Recipe,
     TrainingDivergedError,
+    WeightAverage,
     batches,
     channels_last,
     distillation_loss,
@@ -96,8 +97,10 @@ def train_supernet(
     start = time.perf_counter()
     for shape in supernet.space.input_table.values:
         Preprocessing.of(data, shape)
-    if recipe.ema_decay or recipe.compile:
-        raise ConfigError("a supernet is trained without ema_decay and compile; leave them out")
+    if recipe.compile:
+        raise ConfigError(
+            "a supernet is trained without compile: every subnet is another graph; leave it out"
+        )
     torch.set_flush_denormal(True)  # off again after it: it would hold for measurements too
     try:
         with seeded(seed), channels_last(supernet):
@@ -129,6 +132,7 @@ class _Session:
         self.identity = _identity(supernet, data, recipe, way, seed, self.n_steps)
         self.parameters = [p for p in supernet.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, recipe)
+        self.average = WeightAverage(supernet, recipe.ema_decay) if recipe.ema_decay else None
         self.step = 0
         self.losses: list[Tensor] = []  # since the last check
         if checkpoint is not None and checkpoint.exists():
@@ -151,6 +155,8 @@ class _Session:
                 self.losses.append(gradient_losses)
                 is_whole = True
                 is_last = self.step == self.n_steps
+                if is_last and self.average is not None:
+                    self.average.copy_to_network()
                 if self.step % interval == 0 or is_last:
                     loss = self._mean_loss()
                     if not is_last:
@@ -194,6 +200,8 @@ class _Session:
     def _update(self) -> None:
         nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_gradient_norm, foreach=True)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
 
     def _mean_loss(self) -> float:
         """Since the last check.
@@ -221,7 +229,8 @@ class _Session:
             for name, parameter in self.supernet.named_parameters()
             if parameter in self.optimizer.state
         }
-        state = TrainingState(self.identity, self.step, losses, moments)
+        means = self.average.means if self.average is not None else {}
+        state = TrainingState(self.identity, self.step, losses, moments, means)
         save_supernet(self.supernet, self.checkpoint, data=self.known, training=state)
 
     def _resume(self, path: Path) -> None:
@@ -238,6 +247,8 @@ class _Session:
             for name, moments in state.optimizer.items():
                 parameter = parameters[name]
                 self.optimizer.state[parameter] = _moments(parameter, moments)
+            if self.average is not None:
+                self.average.resume(state.average, state.step)
         except (LookupError, ValueError, RuntimeError) as error:
             raise RunFolderError(f"{path} is damaged ({error}); remove it") from None
         self.step = state.step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -48,9 +48,27 @@ class WeightAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._decay = decay
         self._n_steps = 0
-        state = network.state_dict()  # its tensors are the network's own
-        self._now = [value for value in state.values() if value.is_floating_point()]
+        # The tensors of the state are the network's own.
+        state = {name: v for name, v in network.state_dict().items() if v.is_floating_point()}
+        self._names, self._now = list(state), list(state.values())
         self._mean = [value.clone() for value in self._now]
+
+    @property
+    def means(self) -> dict[str, torch.Tensor]:
+        """The average by the names of the network's state."""
+        return dict(zip(self._names, self._mean, strict=True))
+
+    def resume(self, means: Mapping[str, torch.Tensor], n_steps: int) -> None:
+        """Go on from the `means` after so many steps.
+
+        Raises:
+            LookupError, ValueError: They are those of another network.
+        """
+        for name, mean in self.means.items():
+            if means[name].shape != mean.shape:
+                raise ValueError(f"the average of {name} is {tuple(means[name].shape)}")
+            mean.copy_(means[name])
+        self._n_steps = n_steps
 
     def update(self) -> None:
         """Take the network's weights after one more step into the average."""

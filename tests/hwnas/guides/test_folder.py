@@ -175,9 +175,9 @@ def test_a_killed_learning_goes_on_and_ends_as_if_it_had_not_been(learn, tmp_pat
     assert shares[0] > 0.3  # not from the start
 
 
-def test_averages_and_compiling_are_for_single_networks(learn, lessons):
+def test_compiling_is_for_single_networks(learn, lessons):
     learn(recipe=replace(RECIPE, ema_decay=0.9, compile=True))
-    assert lessons[0].recipe.ema_decay == 0 and not lessons[0].recipe.compile
+    assert lessons[0].recipe.ema_decay == 0.9 and not lessons[0].recipe.compile
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"ranked": [[9, 9, 9]]}', '{"ranked": 1}'])

@@ -69,7 +69,7 @@ def test_a_trained_supernet_knows_the_classes(name, make_supernet, image_space, 
 def test_a_stopped_and_resumed_training_ends_with_the_same_weights(
     name, when, make_supernet, image_space, images, tmp_path
 ):
-    recipe = replace(QUICK, max_shift=0.2, mixup=0.2)
+    recipe = replace(QUICK, max_shift=0.2, mixup=0.2, ema_decay=0.9)
 
     def run(supernet, **given):
         way = make_way(name, image_space, seed=0)
@@ -96,6 +96,30 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_weights(
     assert are_equal(state(load_supernet(image_space, path)), state(whole))
 
 
+def test_the_average_of_the_weights_is_kept(make_supernet, image_space, images):
+    weights = []
+
+    def trained(**changes):
+        supernet = make_supernet()
+
+        def look(share):
+            weights.append([p.detach().clone() for p in supernet.parameters()])
+
+        way = make_way("single-path", image_space, seed=0)
+        train_supernet(supernet, images, replace(QUICK, **changes), way, seed=0, on_progress=look)
+        return list(supernet.parameters())
+
+    plain = trained()
+    expected = [p.detach() for p in make_supernet().parameters()]
+    for n, now in enumerate(weights, start=1):
+        decay = min(0.5, n / (n + 10))
+        expected = [decay * a + (1 - decay) * b for a, b in zip(expected, now, strict=True)]
+    averaged = trained(ema_decay=0.5)
+    for found, wanted in zip(averaged, expected, strict=True):
+        torch.testing.assert_close(found.detach(), wanted)
+    assert not are_equal(dict(enumerate(plain)), dict(enumerate(averaged)))
+
+
 @pytest.fixture
 def stopped(images, tmp_path):
     """A space of dense convolutions, and the checkpoint of a training of it that was stopped."""
@@ -116,7 +140,7 @@ def stopped(images, tmp_path):
             supernet = Supernet(space)
         way = make_way("single-path", space, seed=0)
         options = {"checkpoint": checkpoint, "on_progress": on_progress}
-        train_supernet(supernet, images, QUICK, way, seed=3, **options)
+        train_supernet(supernet, images, replace(QUICK, ema_decay=0.9), way, seed=3, **options)
         return supernet
 
     def stop(share):
@@ -145,9 +169,13 @@ def test_moments_of_kernels_are_laid_out_as_the_kernels_after_a_stop(stopped):
         lambda tensors, about: tensors.update({first(tensors, "step"): torch.tensor(-5.0)}),
         lambda tensors, about: tensors.update({first(tensors, "step"): torch.zeros(2)}),
         lambda tensors, about: tensors.update({"optimizer/other/step": torch.ones(1)}),
+        lambda tensors, about: tensors.pop(next(n for n in tensors if n.startswith("average/"))),
+        lambda tensors, about: tensors.update(
+            {next(n for n in tensors if n.startswith("average/")): torch.zeros(1)}
+        ),
     ],
 )
-def test_a_checkpoint_of_another_optimizer_is_refused(stopped, change):
+def test_a_checkpoint_of_another_training_state_is_refused(stopped, change):
     path, run = stopped
     tensors, about = read_weights(path)
     change(tensors, about)
@@ -269,8 +297,8 @@ def test_what_a_supernet_is_not_trained_with_is_refused(
     make_supernet, image_space, token_space, images
 ):
     way = make_way("single-path", image_space, seed=0)
-    with pytest.raises(ConfigError, match="without ema_decay"):
-        train_supernet(make_supernet(), images, replace(QUICK, ema_decay=0.9), way, seed=0)
+    with pytest.raises(ConfigError, match="without compile"):
+        train_supernet(make_supernet(), images, replace(QUICK, compile=True), way, seed=0)
     with pytest.raises(DataError):
         train_supernet(
             Supernet(token_space), images, QUICK, make_way("fair", token_space, seed=0), seed=0
