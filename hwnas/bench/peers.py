@@ -15,17 +15,21 @@ from functools import partial
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
 from hwnas.bench.tables import SearchTable
-from hwnas.spaces.base import Genotype
+from hwnas.spaces.base import Genotype, GenotypeArray
+from hwnas.strategies.optuna_sampler import distribution
+from hwnas.strategies.proposals import as_genotype
 
 __all__ = ["PEERS", "SAMPLERS", "Meter", "SampledStudy", "Spent", "missing", "version"]
 
 POPULATION_SIZE = 20
 PROPOSALS_PER_EVALUATION = 50  # a peer that proposes known or missing ones only has to end
+N_STARTING = 10  # of Optuna's samplers, by default
+DENSE = 0.5  # share of its space that a table holds, from which on random architectures do to begin
 
 
 class Spent(Exception):
@@ -75,6 +79,18 @@ class Meter:
         return len(self.rows) >= self.n_evaluations
 
 
+def _starting(table: SearchTable, n: int, seed: int) -> GenotypeArray:
+    """Up to `n` architectures to begin with, `(m, n_choices)`; none where random ones will do.
+
+    Ours draw rows of the table. Random ones of a space of which it holds little are all missing.
+    """
+    if len(table) >= DENSE * table.space.size:
+        return np.zeros((0, len(table.space.choices)), dtype=np.int64)
+    rows = np.random.default_rng(seed).permutation(len(table))[:n]
+    found: GenotypeArray = table.space.rows[rows]
+    return found
+
+
 def _pymoo_nsga2(meter: Meter, seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,9 +107,10 @@ def _pymoo_nsga2(meter: Meter, seed: int) -> None:
     )
     # The mutation of categories reads the variables, all else the arrays.
     problem.vars = {i: Integer(bounds=(0, n - 1)) for i, n in enumerate(sizes.tolist())}
+    starting = _starting(meter.table, POPULATION_SIZE, seed)
     algorithm = NSGA2(
         pop_size=POPULATION_SIZE,
-        sampling=IntegerRandomSampling(),
+        sampling=starting if len(starting) else IntegerRandomSampling(),
         crossover=UniformCrossover(),
         mutation=ChoiceRandomMutation(prob=1.0, prob_var=1 / len(sizes)),
         eliminate_duplicates=True,
@@ -129,25 +146,29 @@ class SampledStudy:
         name: Of the sampler.
         table: What is searched.
         seed: Of the sampler.
+
+    Attributes:
+        distributions: What it chooses from, by the name of the choice.
     """
 
     def __init__(self, name: str, table: SearchTable, *, seed: int) -> None:
         self._names = [choice.name for choice in table.space.choices]
-        self._distributions: dict[str, BaseDistribution] = {
-            name: CategoricalDistribution(tuple(range(n)))
-            for name, n in zip(self._names, table.space.n_options, strict=True)
+        self.distributions: dict[str, BaseDistribution] = {
+            choice.name: distribution(choice) for choice in table.space.choices
         }
         with _quiet():
             self._study = optuna.create_study(
                 directions=["minimize", "minimize"], sampler=SAMPLERS[name](seed)
             )
+            for genotype in _starting(table, N_STARTING, seed):
+                self._study.enqueue_trial(self._params(as_genotype(genotype)))
         self._asked: optuna.Trial | None = None
 
     def ask(self) -> Genotype:
         """The architecture that the sampler wants evaluated."""
         with _quiet():
-            self._asked = self._study.ask(self._distributions)
-        return tuple(self._asked.params[name] for name in self._names)
+            self._asked = self._study.ask(self.distributions)
+        return tuple(int(self._asked.params[name]) for name in self._names)
 
     def tell(self, found: tuple[float, float] | None) -> None:
         """The objectives of the last architecture; None if it is not in the table."""
@@ -160,12 +181,16 @@ class SampledStudy:
 
     def add(self, genotype: Genotype, objectives: tuple[float, float]) -> None:
         """Take a trial over that somebody else proposed."""
-        params = dict(zip(self._names, genotype, strict=True))
         self._study.add_trial(
             optuna.trial.create_trial(
-                params=params, distributions=self._distributions, values=objectives
+                params=self._params(genotype),
+                distributions=self.distributions,
+                values=objectives,
             )
         )
+
+    def _params(self, genotype: Genotype) -> dict[str, int]:
+        return dict(zip(self._names, genotype, strict=True))
 
 
 @contextmanager

@@ -60,6 +60,7 @@ class Run:
         ask_tell_s: Seconds of each ask and tell, the look-up between them included; empty for
             peers, whose loops are their own.
         seconds: In all.
+        ended_early: It had evaluations left: it proposed too many that cost none.
     """
 
     curve: FloatArray
@@ -67,6 +68,7 @@ class Run:
     n_repeated: int
     ask_tell_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    ended_early: bool = False
 
     def evaluations_to(self, share: float) -> float:
         """Evaluations until the curve reached `share`; infinite if it did not."""
@@ -104,7 +106,8 @@ def run_strategy(
         pass
     seconds = time.perf_counter() - start_s
     curve = table.hypervolumes(np.array(meter.rows, dtype=np.int64))
-    return Run(curve, meter.n_missing, meter.n_repeated, ask_tell_s, seconds)
+    ended_early = not meter.is_spent
+    return Run(curve, meter.n_missing, meter.n_repeated, ask_tell_s, seconds, ended_early)
 
 
 def check_strategies(names: Sequence[str]) -> None:
@@ -137,7 +140,8 @@ def bench_search(
 
     Quartiles count a run that did not get there as later than all that did; None: so many did not
     that there is no number. Strategies take turns, seed by seed. A peer whose package is not
-    installed is named under `not_available`, with the reason.
+    installed is named under `not_available`, with the reason. Peers know latency by evaluating
+    only, whatever `latency_is_known` says: they have no place for it.
 
     Raises:
         ConfigError: If a strategy or column does not exist.
@@ -177,13 +181,17 @@ def bench_search(
         "n_seeds": n_seeds,
         "threads": 1,
         "device": this_device().cpu,
-        "strategies": {name: _summary(name, done, runs) for name, done in runs.items()},
+        "strategies": {
+            name: _summary(name, done, runs, latency_is_known) for name, done in runs.items()
+        },
         "default": DEFAULT_STRATEGY,
         "not_available": reasons,
     }
 
 
-def _summary(name: str, runs: list[Run], every: dict[str, list[Run]]) -> dict[str, Any]:
+def _summary(
+    name: str, runs: list[Run], every: dict[str, list[Run]], latency_is_known: bool
+) -> dict[str, Any]:
     curves = _stacked(runs)
     n = curves.shape[1]
     summary: dict[str, Any] = {
@@ -201,6 +209,9 @@ def _summary(name: str, runs: list[Run], every: dict[str, list[Run]]) -> dict[st
         "curve_high": np.quantile(curves, 0.75, axis=0).round(6).tolist(),
         "n_missing": float(np.median([run.n_missing for run in runs])),
         "n_repeated": float(np.median([run.n_repeated for run in runs])),
+        "n_evaluated": float(np.median([len(run.curve) for run in runs])),
+        "n_ended_early": sum(run.ended_early for run in runs),
+        "latency_is_known": latency_is_known and name not in PEERS,
         "seconds": float(np.median([run.seconds for run in runs])),
         "ask_tell_s": _median_s([run.ask_tell_s for run in runs]),
         "ask_tell_last_tenth_s": _median_s(
@@ -223,8 +234,9 @@ def _median_s(seconds: list[list[float]]) -> float | None:
 
 def _stacked(runs: list[Run]) -> FloatArray:
     """The curves of all seeds, `(n_seeds, n)`; one that ended before goes on as it was."""
-    n = max(len(run.curve) for run in runs)
-    return np.array([np.pad(run.curve, (0, n - len(run.curve)), mode="edge") for run in runs])
+    curves = [run.curve if len(run.curve) else np.zeros(1) for run in runs]
+    n = max(map(len, curves))
+    return np.array([np.pad(curve, (0, n - len(curve)), mode="edge") for curve in curves])
 
 
 def _quartiles(values: list[float]) -> dict[str, float | None]:
@@ -237,12 +249,13 @@ def _quartiles(values: list[float]) -> dict[str, float | None]:
     }
 
 
-def draw_curves(record: dict[str, Any], path: Path) -> None:
-    """Write the curves with their quartiles as a web page that needs no network.
+def draw_curves(record: dict[str, Any]) -> str:
+    """Draw the curves with their quartiles as a web page that needs no network.
 
     Args:
-        record: What `bench_search` returned.
-        path: The file, written over.
+        record: What `bench_search` returned, of one strategy at least.
+    Returns:
+        The page.
     """
     # What is missing, on a log axis: the last tenth of a percent is where strategies differ.
     missing = {
@@ -273,10 +286,12 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
             yield curve(median, classes[name])
 
     mode = "latency predicted" if record["latency_is_known"] else "latency evaluated"
+    if record["latency_is_known"] and any(name in PEERS for name in record["strategies"]):
+        mode += " (evaluated by strategies of other packages)"
     title = (
         f"{record['accuracy']} × {record['latency']} of {record['table']}, {mode}: median and "
         f"quartiles of {record['n_seeds']} seeds"
     )
     drawn = picture("Hypervolume missing by evaluations", SIZES, draw) + kinds_legend(classes)
     body = f"<h1>{escape(title)}</h1>{section('What is missing', drawn)}"
-    path.write_text(report_page(title, body, Hints()), encoding="utf-8")
+    return report_page(title, body, Hints())

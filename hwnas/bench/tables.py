@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from hwnas import pareto
@@ -29,6 +30,8 @@ __all__ = ["SearchTable", "TableSpace", "read_search_table"]
 
 FloatArray = NDArray[np.float64]
 CHOICE_PREFIX = "op"
+COST_SUFFIXES = ("_ms", "_mj")  # a device may be named so that its column begins like a choice
+MAX_OPTIONS = 1024  # of a choice; what is all but different in every row describes nothing
 REFERENCE = (0.9, 1.0)  # error, and latency scaled to [0, 1] over the table
 
 
@@ -106,7 +109,8 @@ class SearchTable:
 
     def hypervolume(self, rows: NDArray[np.int64]) -> float:
         """Hypervolume of some rows, as a share of that of the whole table."""
-        return pareto.hypervolume(self._scaled[rows], REFERENCE) / self._whole
+        found = pareto.hypervolume(self._scaled[rows], REFERENCE)
+        return found / self._whole if found > 0 else 0.0
 
     def hypervolumes(self, rows: NDArray[np.int64]) -> FloatArray:
         """The same after each of the rows, in order, `(n,)`."""
@@ -136,6 +140,8 @@ class SearchTable:
 def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable:
     """Read a table from Parquet; rows without one of the two values are left out.
 
+    What a column of choices does not say of a row is an option of its own, below all others.
+
     Args:
         path: The file.
         accuracy: Column of accuracies, in [0, 1].
@@ -143,13 +149,19 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
 
     Raises:
         DataError: If the file cannot be read, or does not hold what was asked for.
-        ConfigError: If there is no column of such a name.
+        ConfigError: If there is no column of such a name, or one is to be both.
     """
+    if accuracy == latency:
+        raise ConfigError(f"accuracy and latency are two columns, got {accuracy!r} for both")
     try:
         frame = read_parquet(path, TABLE_BYTES).to_pandas()
     except Exception as reason:  # of Arrow and pandas: they share no other base
         raise DataError(f"cannot read the table {path}: {reason}") from None
-    choices = [name for name in frame.columns if name.startswith(CHOICE_PREFIX)]
+    choices = [
+        name
+        for name in map(str, frame.columns)
+        if name.startswith(CHOICE_PREFIX) and not name.endswith(COST_SUFFIXES)
+    ]
     if not choices:
         raise DataError(
             f"{path} has no column that starts with {CHOICE_PREFIX!r}; those say what an "
@@ -159,7 +171,13 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
     for name in (accuracy, latency):
         if name not in others:
             raise ConfigError(unknown_name("column", name, others))
-    frame = frame[[*choices, accuracy, latency]].dropna()
+    for name in (accuracy, latency):
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            raise DataError(f"column {name!r} of {path} holds {frame[name].dtype}, not numbers")
+    frame = frame[[*choices, accuracy, latency]].replace([np.inf, -np.inf], np.nan)
+    frame = frame.dropna(subset=[accuracy, latency])
+    for name in choices:
+        frame[name] = _options(frame[name], path)
     if frame[choices].duplicated().any():
         frame = frame.groupby(choices, as_index=False, sort=False).mean()  # repeated evaluations
     error = 1.0 - frame[accuracy].to_numpy(np.float64)
@@ -180,7 +198,32 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
     columns = [np.searchsorted(np.array(options[n]), frame[n].to_numpy()) for n in choices]
     rows = np.ascontiguousarray(np.column_stack(columns), dtype=np.int64)
     space = TableSpace(path.stem, tuple(spaces), _no_input, (), rows)
-    return SearchTable(space, error, latency_ms)
+    table = SearchTable(space, error, latency_ms)
+    if not table.hypervolume(np.arange(len(table))) > 0:
+        raise DataError(
+            f"{path} has no row with an error below {REFERENCE[0]:g} that is not the slowest: "
+            f"there is no front to find"
+        )
+    return table
+
+
+def _options(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
+    """Values of a choice that can be compared with each other.
+
+    Raises:
+        DataError: They are too many for a choice.
+    """
+    if pd.api.types.is_numeric_dtype(column):
+        known = column.dropna()
+        options = column.fillna((known.min() if len(known) else 0) - 1)
+    else:
+        options = column.astype(object).where(column.notna(), "").map(str)
+    if options.nunique() > MAX_OPTIONS:
+        raise DataError(
+            f"column {column.name!r} of {path} has {options.nunique():,} different values; a "
+            f"choice has {MAX_OPTIONS:,} at most: leave it out, or name it otherwise"
+        )
+    return options
 
 
 def _no_input(options: Any) -> Shape:

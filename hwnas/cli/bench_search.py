@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwnas.cli.output import AsJson, ConsoleProgress, print_json, print_table
+from hwnas.cli.output import AsJson, ConsoleProgress, print_json, print_table, write_text
 
 
 def search(
@@ -59,8 +59,9 @@ def search(
     if overhead is not None:
         _overhead(table, accuracy, latency, names, overhead, latency_known, as_json)
         return
-    if plot is not None and not plot.parent.is_dir():
-        raise ConfigError(f"the folder of --plot {plot} does not exist: make it first")
+    if plot is not None and (plot.is_dir() or not plot.parent.is_dir()):
+        what = "is a folder" if plot.is_dir() else "lies in a folder that does not exist"
+        raise ConfigError(f"--plot {plot} {what}: name a file to write")
     record = bench_search(
         table,
         accuracy=accuracy,
@@ -73,17 +74,26 @@ def search(
     )
     for name, reason in record["not_available"].items():
         typer.echo(f"{name}: {reason}", err=True)
-    if plot is not None:
-        draw_curves(record, plot)
     if as_json:
         print_json(record)
-        return
-    print_table(
-        f"{accuracy} × {latency} of {table.name}: evaluations to a share of the true hypervolume, "
-        f"median of {seeds} seeds (quartiles)",
-        ("", "99 %", "99.5 %", "99.9 %", f"after {evaluations}", "s a search", "ms ask + tell"),
-        [_row(name, found) for name, found in record["strategies"].items()],
-    )
+    else:
+        print_table(
+            f"{accuracy} × {latency} of {table.name}: evaluations to a share of the true "
+            f"hypervolume, median of {seeds} seeds (quartiles)",
+            ("", "99 %", "99.5 %", "99.9 %", f"after {evaluations}", "s a search", "ms ask + tell"),
+            [_row(name, found) for name, found in record["strategies"].items()],
+        )
+    for name, found in record["strategies"].items():
+        if n := found["n_ended_early"]:
+            typer.echo(
+                f"{name} ended early with {n} of {seeds} seeds, after {found['n_evaluated']:g} "
+                f"evaluations in the median: it proposed known or missing architectures only",
+                err=True,
+            )
+    if latency_known and any(not f["latency_is_known"] for f in record["strategies"].values()):
+        typer.echo("latency was predicted for strategies of hwnas, others evaluated it", err=True)
+    if plot is not None and record["strategies"]:
+        write_text(plot, draw_curves(record))
 
 
 def _overhead(

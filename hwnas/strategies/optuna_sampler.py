@@ -66,7 +66,7 @@ class OptunaSampler:
         self._storage = InMemoryStorage()
         self._study = _create_study(self._storage)
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        self._distributions = {c.name: _distribution(c) for c in problem.space.choices}
+        self._distributions = {c.name: distribution(c) for c in problem.space.choices}
         self._n_told = 0
 
     def ask(self) -> Genotype:
@@ -187,7 +187,7 @@ def gp(problem: Problem, *, seed: int) -> OptunaSampler:
     return OptunaSampler(problem, seed=seed, make_sampler=make_sampler, n_tries=1)
 
 
-def _distribution(choice: Choice) -> BaseDistribution:
+def distribution(choice: Choice) -> BaseDistribution:
     """The indices of a choice's options: of numbers in their order, else without one."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 

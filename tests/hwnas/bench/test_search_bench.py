@@ -1,12 +1,14 @@
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
 import typer
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from typer.testing import CliRunner
 
-from hwnas.bench.peers import Meter, Spent
+from hwnas.bench.peers import Meter, SampledStudy, Spent
 from hwnas.bench.search import bench_search, draw_curves, run_strategy
 from hwnas.bench.tables import read_search_table
 from hwnas.cli.bench_search import search
@@ -197,8 +199,7 @@ def test_the_record_holds_medians_and_quartiles_and_is_drawn(write, tmp_path):
     assert at["q1"] <= at["median"] <= at["q3"] <= 1
     assert guided["evaluations_below_random"] == 0  # none from 30 on, there are 15
     assert guided["ask_tell_s"] > 0 and guided["ask_tell_last_tenth_s"] > 0
-    draw_curves(record, tmp_path / "p.html")
-    page = (tmp_path / "p.html").read_text()
+    page = draw_curves(record)
     assert "phone_ms of t.parquet" in page
     assert 'src="http' not in page
 
@@ -234,6 +235,12 @@ def test_runs_that_do_not_get_there_count_as_late():
         (pd.DataFrame({"op": [1, 2], "acc": [50, 60.0], "phone_ms": [1.0, 2]}), "not percent"),
         (pd.DataFrame({"op": [1, 2], "acc": [0.5, 0.6], "phone_ms": [0.0, 2]}), "must be > 0"),
         (pd.DataFrame({"op": [1, 2], "acc": [0.5, 0.6], "phone_ms": [2.0, 2]}), "differ"),
+        (pd.DataFrame({"op": [1, 2], "acc": ["a", "b"], "phone_ms": [2.0, 3]}), "not numbers"),
+        (pd.DataFrame({"op": [1, 2], "acc": [0.05, 0.6], "phone_ms": [2.0, 3]}), "no front"),
+        (
+            pd.DataFrame({"op": np.arange(2000), "acc": 0.5, "phone_ms": np.arange(1.0, 2001)}),
+            "2,000 different values; a choice has 1,024 at most",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(read, frame, message):
@@ -247,6 +254,8 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(write, tmp_path):
         bench(path, ["random"], latency="fone_ms")
     with pytest.raises(ConfigError, match="did you mean 'optuna-nsga2'"):
         bench(path, ["optuna-nsga"])
+    with pytest.raises(ConfigError, match="two columns, got 'acc' for both"):
+        bench(path, ["random"], latency="acc")
     with pytest.raises(ConfigError, match="at least one strategy"):
         bench(path, [])
     with pytest.raises(DataError, match="cannot read the table"):
@@ -254,6 +263,63 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(write, tmp_path):
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(DataError, match="cannot read the table"):
         bench(tmp_path / "text.parquet", ["random"])
+
+
+def test_costs_of_devices_that_are_named_like_choices_are_no_choices(write):
+    frame = synthetic(3).assign(openvino_ms=lambda f: 2 * f.phone_ms, opal_mj=lambda f: f.phone_ms)
+    table = read_search_table(write(frame), accuracy="acc", latency="openvino_ms")
+    assert [choice.name for choice in table.space.choices] == ["op_0", "op_1", "op_2"]
+    assert table.latency_ms == pytest.approx(frame["openvino_ms"].to_numpy())
+
+
+def test_what_is_not_said_of_a_row_is_an_option_of_its_own(read):
+    frame = pd.DataFrame(
+        {
+            "op_kind": ["a", "b", None, "a"],
+            "op_width": [8, None, 16, 16],
+            "acc": [0.5, 0.7, 0.9, 0.9],
+            "phone_ms": [1.0, 3.0, 4.0, np.inf],
+        }
+    )
+    table = read(frame)
+    assert [choice.options for choice in table.space.choices] == [("", "a", "b"), (7, 8, 16)]
+    assert len(table) == 3  # what takes for ever was not measured
+    assert table.row((0, 2)) == 2
+
+
+def test_peers_search_a_table_that_holds_little_of_its_space(write, tmp_path):
+    names = ["optuna-tpe", *(["pymoo-nsga2"] if find_spec("pymoo") else [])]
+    path = write(synthetic(10, n_rows=40))  # of a million
+    record = bench(path, [*names, "random"], n_evaluations=30, n_seeds=2)
+    for name in names:
+        found = record["strategies"][name]
+        assert found["n_ended_early"] == 2
+        assert 10 <= found["n_evaluated"] < 30
+    assert record["strategies"]["random"]["n_ended_early"] == 0
+    app = typer.Typer()
+    app.command()(search)
+    options = [
+        "--table", str(path), "--accuracy", "acc", "--latency", "phone_ms", "--strategies",
+        "optuna-tpe", "--evaluations", "30", "--seeds", "1", "--latency-known",
+    ]  # fmt: skip
+    told = CliRunner().invoke(app, options)
+    assert "optuna-tpe ended early with 1 of 1 seeds" in told.stderr
+    assert "others evaluated it" in told.stderr
+    with pytest.raises(ConfigError, match="is a folder"):
+        CliRunner().invoke(app, [*options, "--plot", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_peer_that_finds_nothing_of_a_table_has_no_hypervolume(write, monkeypatch):
+    monkeypatch.setattr("hwnas.bench.peers.N_STARTING", 0)
+    path = write(synthetic(12, n_rows=20))
+    found = bench(path, ["optuna-tpe"], n_evaluations=2, n_seeds=1)["strategies"]["optuna-tpe"]
+    assert found["n_evaluated"] == 0 and found["curve"] == [0]
+
+
+def test_peers_see_numbers_in_their_order(read):
+    study = SampledStudy("optuna-tpe", read(synthetic(3)), seed=0)
+    assert isinstance(study.distributions["op_0"], CategoricalDistribution)
+    assert study.distributions["op_1"] == IntDistribution(0, 3)
 
 
 def test_rows_without_a_value_are_left_out_and_repeated_ones_averaged(read):

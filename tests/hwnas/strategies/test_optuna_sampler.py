@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 from hwnas import pareto
 from hwnas.spaces.base import Choice
 from hwnas.strategies import OptunaSampler, RandomSearch, Trial, make_strategy
-from hwnas.strategies.optuna_sampler import _distribution
+from hwnas.strategies.optuna_sampler import distribution
 
 
 class Suggests(BaseSampler):
@@ -100,10 +100,10 @@ def test_a_known_suggestion_or_one_over_the_budget_is_replaced_by_a_near_one(toy
 
 
 def test_numbers_keep_their_order_and_names_have_none():
-    assert _distribution(Choice("width", (8, 16, 32))) == IntDistribution(0, 2)
-    named = _distribution(Choice("kind", ("none", "skip")))
+    assert distribution(Choice("width", (8, 16, 32))) == IntDistribution(0, 2)
+    named = distribution(Choice("kind", ("none", "skip")))
     assert named == CategoricalDistribution((0, 1))
-    assert isinstance(_distribution(Choice("is_residual", (False, True))), CategoricalDistribution)
+    assert isinstance(distribution(Choice("is_residual", (False, True))), CategoricalDistribution)
 
 
 @pytest.mark.parametrize(("name", "n_trials"), [("tpe", 40), ("gp", 16)])
