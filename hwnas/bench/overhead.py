@@ -37,7 +37,8 @@ def bench_overhead(
 ) -> dict[str, Any]:
     """Seconds of a proposal and of learning its result, by strategy, when `n_told` are known.
 
-    Random rows of the table are told first; then a strategy asks, and is told, `N_ASKED` times. Of
+    Random rows of the table are told first (a strategy that asks for shares of a training is told
+    what it asked for); then a strategy asks, and is told, `N_ASKED` times. Of
     a strategy of ours nothing but its own work is timed; of Optuna's samplers the study is a part.
     Seconds of the processor are what is left where other processes want it, too.
 
@@ -103,23 +104,34 @@ def _overhead(name: str, table: SearchTable, n_told: int, latency_is_known: bool
             study.add(genotype, objectives)
         return _summary(name, [_timed_study(study, table) for _ in range(N_ASKED)], [])
     problem = table.problem(latency_is_known=latency_is_known)
-    strategy = make_strategy(DEFAULT_STRATEGY if name == "default" else name, problem, seed=0)
-    for number, (genotype, objectives) in enumerate(told):
-        strategy.tell(Trial(number, genotype, objectives))
+    made = DEFAULT_STRATEGY if name == "default" else name
+    strategy = make_strategy(made, problem, seed=0)
+    if isinstance(make_strategy(made, problem, seed=0).ask(), Proposal):
+        # What shares of a training it asks for follows from its own proposals alone.
+        for number in range(n_told):
+            proposal = Proposal.of(strategy.ask())
+            strategy.tell(_trial(number, proposal, table))
+    else:
+        for number, (genotype, objectives) in enumerate(told):
+            strategy.tell(Trial(number, genotype, objectives))
     times: list[_Spent] = []
     weighed: list[int] = []
     for number in range(n_told, n_told + N_ASKED):
         times.append(spent := _Spent())
         with spent.timed():
             proposal = Proposal.of(strategy.ask())
-        row = table.row(proposal.genotype)
-        assert row is not None  # the problem's budget leaves out what is not in the table
-        trial = Trial(number, proposal.genotype, table.objectives(row), share=proposal.share)
+        trial = _trial(number, proposal, table)
         with spent.timed():
             strategy.tell(trial)
         if isinstance(strategy, Guided):
             weighed.append(strategy.n_weighed)
     return _summary(name, times, weighed)
+
+
+def _trial(number: int, proposal: Proposal, table: SearchTable) -> Trial:
+    row = table.row(proposal.genotype)
+    assert row is not None  # the problem's budget leaves out what is not in the table
+    return Trial(number, proposal.genotype, table.objectives(row), share=proposal.share)
 
 
 def _timed_study(study: SampledStudy, table: SearchTable) -> _Spent:

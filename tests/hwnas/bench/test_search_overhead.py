@@ -11,6 +11,7 @@ from hwnas.bench.overhead import N_ASKED, bench_overhead
 from hwnas.cli.bench_search import search
 from hwnas.errors import ConfigError
 from hwnas.progress import Silent
+from hwnas.strategies.hyperband import Hyperband
 
 
 @pytest.fixture
@@ -41,6 +42,19 @@ def test_strategies_and_samplers_are_timed_and_others_named(path):
     assert record["strategies"]["default"]["candidates_per_cpu_s"] > 0
     assert record["strategies"]["evolution"]["candidates_per_cpu_s"] is None
     assert record["strategies"]["optuna-tpe"]["version"].startswith("optuna ")
+
+
+def test_strategies_that_ask_for_shares_of_a_training_are_told_those(path, monkeypatch):
+    told = []
+    original = Hyperband.tell
+
+    def tell(self, trial):
+        told.append(trial.share)
+        original(self, trial)
+
+    monkeypatch.setattr(Hyperband, "tell", tell)
+    assert overhead(path, ["hyperband"])["strategies"]["hyperband"]["ask_tell_s"] > 0
+    assert len(told) == 30 + N_ASKED and len(set(told)) > 1
 
 
 def test_what_is_timed_is_the_ask_and_the_tell_and_nothing_else(path, monkeypatch):
