@@ -26,6 +26,7 @@ EDGE = re.compile(r"(?:^|[^0-9])(\d+)(?:to|->|_|-)(\d+)$")
 ABSENT = {"none", "zero", "zeroize", "null"}  # operations that cut the edge
 IDENTITY = {"skip_connect", "skip", "identity"}  # operations that change nothing
 MAX_PATHS = 32  # in a graph of six nodes there are 16; beyond, paths say little
+MAX_WORDS = 4096  # what a path may pass in its order: more would take much memory, and say little
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Cell:
 
     @classmethod
     def of(cls, choices: tuple[Choice, ...]) -> Cell | None:
-        """The graph that the names of the choices tell; None if they tell none."""
+        """The graph that the names of the choices tell; None if they tell none, or a vast one."""
         matches = [EDGE.search(choice.name) for choice in choices]
         if len(choices) < 3 or len({choice.options for choice in choices}) > 1:
             return None
@@ -63,12 +64,14 @@ class Cell:
         if len(paths) > MAX_PATHS:
             return None
         words = [str(option).lower() for option in choices[0].options]
-        return cls(
+        cell = cls(
             tuple(paths),
             tuple(i for i, word in enumerate(words) if word in ABSENT),
             tuple(i for i, word in enumerate(words) if word in IDENTITY),
             len(words),
         )
+        n_working = len(words) - len({*cell.absent, *cell.identity})
+        return cell if n_working ** max(map(len, paths)) <= MAX_WORDS else None
 
     def live(self, genotypes: GenotypeArray) -> GenotypeArray:
         """The genotypes with every edge cut that no way through uses, `(n, n_choices)`."""

@@ -14,7 +14,7 @@ from hwnas.strategies.encoding import Encoding, Part
 __all__ = ["SMALLEST", "Description", "log"]
 
 COST_NAMES = ("latency_ms", "params", "macs", "peak_memory_bytes", "energy_mj")
-SMALLEST = 1e-4  # error and latency in ms, to take logs
+SMALLEST = 1e-4  # of errors and of other quantities, to take logs
 
 
 class Description:
@@ -81,6 +81,10 @@ class Description:
 
 
 def log(values: FloatArray) -> FloatArray:
-    """Logarithms of quantities that are not negative, finite for 0 too."""
-    logs: FloatArray = np.log(np.maximum(values, SMALLEST))
+    """Logarithms of quantities that are not negative, finite for 0 too.
+
+    Zeros count as `SMALLEST`; or as the least that is none, where that is smaller: in a tiny unit.
+    """
+    smallest = values.min(where=values > 0, initial=SMALLEST)
+    logs: FloatArray = np.log(np.maximum(values, smallest))
     return logs

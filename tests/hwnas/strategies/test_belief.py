@@ -6,7 +6,7 @@ from hwnas.spaces.base import Choice
 from hwnas.strategies import Problem
 from hwnas.strategies.base import Costs
 from hwnas.strategies.belief import Belief, Scale, learn_target
-from hwnas.strategies.description import Description
+from hwnas.strategies.description import SMALLEST, Description, log
 
 OPERATIONS = ("none", "skip", "conv1", "conv3")
 NAMES = ("op_0to1", "op_0to2", "op_1to2")
@@ -106,3 +106,11 @@ def test_running_trials_are_believed_to_give_what_is_predicted(cells):
         belief.predict_at(running, costs), after.predict_at(running, costs), strict=True
     ):
         assert (second.deviation < first.deviation).all()
+
+
+def test_quantities_in_a_tiny_unit_are_told_apart():
+    ms = np.array([2e-9, 4e-9, 8e-9])
+    np.testing.assert_allclose(np.diff(log(ms)), np.log(2))
+    np.testing.assert_allclose(log(np.array([0.0, 1.0])), [np.log(SMALLEST), 0.0])
+    values = Scale(0.0).values(ms)
+    assert len(set(values.tolist())) == 3

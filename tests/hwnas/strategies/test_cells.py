@@ -21,6 +21,7 @@ def test_the_ways_from_the_first_node_to_the_last_are_found():
         [Choice(f"op_{i}", OPERATORS) for i in range(6)],  # no edges
         [Choice(f"op_{edge}", OPERATORS) for edge in EDGES[:5]],  # 2to3 is missing
         [Choice("op_0to1", OPERATORS), Choice("op_0to2", (1, 2)), Choice("op_1to2", OPERATORS)],
+        [Choice(f"op_{edge}", tuple(f"o{i}" for i in range(17))) for edge in EDGES],  # vast
         [Choice("depth_0", (1, 2)), Choice("kernel_size_0_1", (1, 2)), Choice("b", (1, 2))],
     ],
 )
