@@ -116,8 +116,8 @@ class Bananas:
             genotypes = np.array(self._genotypes[:n], dtype=np.int64)
             is_known = _is_known(self.problem.predict(genotypes))
             targets = log(np.array(self._objectives[:n])[:, : 1 if is_known else 2])
-            # Three numbers: a stream that no proposal draws from.
-            rng = np.random.default_rng([self._seed, n, 0])
+            # Three numbers: a stream that no proposal draws from. Zeros at the end would not count.
+            rng = np.random.default_rng([self._seed, n, 1])
             inputs = self._inputs(genotypes)
             self._fitted = n, fit_ensemble(inputs, targets, n_networks=self.n_networks, rng=rng)
         return self._fitted[1]

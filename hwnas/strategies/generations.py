@@ -77,8 +77,8 @@ class Generations:
         if len(self.genotypes):
             genotypes = np.concatenate([self.genotypes, genotypes])
             objectives = np.concatenate([self.objectives, objectives])
-        # Three numbers: a stream that no proposal draws from.
-        rng = np.random.default_rng([self._seed, self._n_generations, 0])
+        # Three numbers: a stream that no proposal draws from. Zeros at the end would not count.
+        rng = np.random.default_rng([self._seed, self._n_generations, 1])
         rows = self._survive(objectives, self.size, rng)
         self.genotypes, self.objectives = genotypes[rows], objectives[rows]
         self._children.clear()

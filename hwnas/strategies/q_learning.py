@@ -71,7 +71,7 @@ class DQN:
         self._starts = np.cumsum(self._sizes) - self._sizes  # of the choices among the columns
         n_inputs = int(self._sizes.sum()) + len(self._sizes) + N_FEATURES
         n_actions = int(self._sizes.max(initial=1))
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, 0, 1])  # a stream that no proposal draws from
         self._network = QNetwork(n_inputs, n_actions, rng)
         self._slow_network = QNetwork(n_inputs, n_actions, rng)
         self._memory: list[tuple[Genotype, NDArray[np.bool_], tuple[float, ...] | None]] = []

@@ -96,7 +96,8 @@ class Fair:
         """The option that a choice deals to the subnet of that number."""
         n = self._sampler.space.n_options[column]
         shuffle, place = divmod(number, n)
-        return int(self._sampler.rng(shuffle, column).permutation(n)[place])
+        # From 1 on: a zero at the end would not count, and be the stream of step `shuffle`.
+        return int(self._sampler.rng(shuffle, 1 + column).permutation(n)[place])
 
 
 class Sandwich:
