@@ -124,7 +124,7 @@ def resolve_budgets(
                 f"{found.fastest:.4g}, up to {found.fastest_upper:.4g} with the prediction's "
                 f"interval (median of the space {found.median:.4g}, largest {found.slowest:.4g}). "
                 f"Raise the budget above {found.fastest_upper:.4g}, or add smaller options to the "
-                f"space"
+                f"space. The cheapest: {problem.space.to_json(found.genotype)}"
             )
         resolved.append(number)
     return replace(problem, budgets=tuple(resolved)), overviews
