@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 __all__ = ["rank_agreement"]
 
 N_RESAMPLES = 2001
+N_PARTS = 50  # of the resamples: all pairs of all networks at once would need much memory
 LEVEL = 0.95
 
 _Array = NDArray[np.float64]
@@ -42,7 +43,10 @@ def rank_agreement(x: Sequence[float], y: Sequence[float]) -> dict[str, dict[str
     found: dict[str, dict[str, float | None]] = {}
     for name, statistic in _STATISTICS.items():
         with np.errstate(invalid="ignore"):  # nan of what does not vary
-            value, *resampled = statistic(pair[0][rows], pair[1][rows]).tolist()
+            parts = [
+                statistic(pair[0][part], pair[1][part]) for part in np.array_split(rows, N_PARTS)
+            ]
+        value, *resampled = np.concatenate(parts).tolist()
         known = [other for other in resampled if not math.isnan(other)]
         if math.isnan(value):
             found[name] = dict.fromkeys(("value", "low", "high"))
