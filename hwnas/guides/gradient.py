@@ -3,6 +3,11 @@
 Options are relaxed and weights trained as in their papers; the differentiable latency is that of
 `hwnas.supernet.expected_latency`. A larger weight of it gives faster networks, so several weights
 give a front. Budgets are met when networks are derived.
+
+References:
+    Liu et al., DARTS, ICLR 2019.
+    Wu et al., FBNet, CVPR 2019.
+    Cai et al., ProxylessNAS, ICLR 2019.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 DARTS, FBNet and ProxylessNAS learn distributions over the options by gradients, ENAS a policy; SPOS
 and Once-for-All rank networks by shared weights, zero-cost proxies by untrained ones. What they
-have in common is what comes then.
+have in common is what comes then. The papers are cited in `hwnas/guides/`, where each of them
+learns.
 """
 
 from __future__ import annotations

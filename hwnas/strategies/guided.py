@@ -2,9 +2,9 @@
 
 A Gaussian process learns the error of all networks, and how sure it is, from the trials so far; a
 second one learns latency where the problem cannot predict it. Each proposal is the network with
-the largest expected hypervolume improvement: of all networks where they can be listed, else of
-some thousands that an inner evolution breeds towards that improvement. Models follow from what was
-told alone, so a resumed search proposes the same.
+the largest expected hypervolume improvement: of all networks where they can be listed (then nothing
+has to evolve), else of some thousands that an inner evolution breeds towards that improvement.
+Models follow from what was told alone, so a resumed search proposes the same.
 
 References:
     White et al., BANANAS, AAAI 2021 (a learned error model inside evolution).

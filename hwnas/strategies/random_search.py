@@ -10,7 +10,11 @@ __all__ = ["RandomSearch"]
 
 
 class RandomSearch:
-    """Draws uniformly from the genotypes that meet the budgets, no network twice."""
+    """Draws uniformly from the genotypes that meet the budgets, no network twice.
+
+    Reference:
+        Bergstra and Bengio, Random search for hyper-parameter optimization, JMLR 13, 2012.
+    """
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
         self._proposals = Proposals(problem, seed=seed)
