@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.errors import NotFittedError, PredictorError
+from predictors.features import moved_bytes
 from predictors.intervals import conformal_bounds, folds, local_scale
-from predictors.network_latency import LatencyPrediction
+from predictors.network_latency import LatencyPrediction, undisturbed
 from profilers.kernels import Kernel, macs
 from profilers.measurement import NetworkMeasurement
 
@@ -71,12 +72,13 @@ class EnergyPredictor:
         return len({m.digest for m in measurements if m.energy_mj}) >= MIN_NETWORKS
 
     def fit(self, measurements: Sequence[NetworkMeasurement]) -> Self:
-        """Learn from the newest measurement with an energy of each network.
+        """Learn from the newest measurement with an energy of each network, undisturbed if it can.
 
         Raises:
             PredictorError: They are fewer than `MIN_NETWORKS`.
         """
-        networks = list({m.digest: m for m in measurements if m.energy_mj}.values())
+        with_energy = undisturbed([m for m in measurements if m.energy_mj])
+        networks = list({m.digest: m for m in with_energy}.values())
         if len(networks) < MIN_NETWORKS:
             raise PredictorError(
                 f"the energy of at least {MIN_NETWORKS} different networks is needed, got "
@@ -113,7 +115,7 @@ class EnergyPredictor:
     @staticmethod
     def terms(kernels: Sequence[Kernel]) -> FloatArray:
         """What each kernel adds to the sums of `predict_sums`, `(n, N_ENERGY_TERMS)`."""
-        rows = [(macs(kernel) / 1e9, kernel.n_bytes / 1e9) for kernel in kernels]
+        rows = [(macs(kernel) / 1e9, moved_bytes(kernel) / 1e9) for kernel in kernels]
         return np.array(rows, dtype=np.float64).reshape(-1, N_ENERGY_TERMS)
 
     def predict_sums(self, latency: LatencyPrediction, sums: FloatArray) -> EnergyPrediction:

@@ -39,8 +39,16 @@ N_SCALED = len(_UNLIKE) + 1
 _ACTIVATIONS = {None: 0, "Relu": 1, "Clip": 1, "LeakyRelu": 1, "HardSigmoid": 2, "HardSwish": 3,
                 "Sigmoid": 4, "Tanh": 5}  # fmt: skip
 _OTHER_ACTIVATION = 6
-# Among the inputs; before it, quantized kernels have the scale and zero point of the first.
-_WEIGHT_POSITION = {"QLinearConv": 3, "QGemm": 3, "QLinearMatMul": 3}
+# Among the inputs; before it, quantized kernels have the scale and zero point of the first. All
+# others have their weights second; of attention those may be keys, which were just computed.
+_WEIGHT_POSITIONS = {
+    "QLinearConv": (3,), "QGemm": (3,), "QLinearMatMul": (3,),
+    "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2), "RNNSeq": (-3, -2), "RNNCell": (-3, -2),
+    "Attention": (), "com.microsoft:Attention": (1,), "MultiHeadAttention": (),
+    "ScaledDotProductAttention": (),
+}  # fmt: skip
+# They read as much of their first input as they write.
+_PICKING = ("Gather", "GatherElements", "GatherND", "Slice")
 _NOTHING = Tensor("float", (0,))
 
 
@@ -61,7 +69,7 @@ def _work(kernel: Kernel) -> tuple[float, float, float]:
         n_macs *= _padding(out_channels, BLOCK)
         if in_channels >= BLOCK and int(kernel.attribute("group", 1)) == 1:
             n_macs *= _padding(in_channels, BLOCK)
-    return 1.0, n_macs, float(kernel.n_bytes)
+    return 1.0, n_macs, float(moved_bytes(kernel))
 
 
 def _padding(n: int, block: int) -> float:
@@ -70,14 +78,49 @@ def _padding(n: int, block: int) -> float:
 
 
 def weight_bytes(kernel: Kernel) -> int:
-    """Bytes of the weights that the kernel multiplies with; 0 where it multiplies nothing."""
-    weight = _weight(kernel)
-    return weight.n_bytes if weight else 0
+    """Bytes of the weights that the kernel multiplies with; 0 where it multiplies nothing.
+
+    Both sides of a product that has batches on both are activations.
+
+    Example:
+        >>> x, w = Tensor("float", (4, 16, 64)), Tensor("float", (64, 32))
+        >>> weight_bytes(Kernel("MatMul", (), (x, w), (Tensor("float", (4, 16, 32)),)))
+        8192
+    """
+    return sum(weight.n_bytes for weight in _weights(kernel))
 
 
-def _weight(kernel: Kernel) -> Tensor | None:
-    position = _WEIGHT_POSITION.get(kernel.kind.rsplit(":", 1)[-1], 1)
-    return kernel.inputs[position] if macs(kernel) and len(kernel.inputs) > position else None
+def _weights(kernel: Kernel) -> tuple[Tensor, ...]:
+    if not macs(kernel) or is_batched_product(kernel):
+        return ()
+    return tuple(kernel.inputs[i] for i in _weight_positions(kernel) if i < len(kernel.inputs))
+
+
+def _weight_positions(kernel: Kernel) -> tuple[int, ...]:
+    name = kernel.kind.rsplit(":", 1)[-1]
+    return _WEIGHT_POSITIONS.get(kernel.kind, _WEIGHT_POSITIONS.get(name, (1,)))
+
+
+def is_batched_product(kernel: Kernel) -> bool:
+    """Whether it multiplies many pairs of matrices, as attention does."""
+    if not kernel.kind.endswith("MatMul"):
+        return False
+    sides = [tensor.shape for tensor in kernel.inputs if len(tensor.shape) > 1]
+    return len(sides) > 1 and all(math.prod(shape[:-2]) > 1 for shape in sides[:2])
+
+
+def read_bytes(kernel: Kernel) -> int:
+    """Bytes of the inputs that it reads, without those of its weights."""
+    sizes = [tensor.n_bytes for tensor in kernel.inputs]
+    if kernel.kind in _PICKING and sizes and kernel.outputs:
+        sizes[0] = min(sizes[0], kernel.outputs[0].n_bytes)
+    return sum(sizes) - weight_bytes(kernel)
+
+
+def moved_bytes(kernel: Kernel) -> int:
+    """Bytes read and written if every tensor that it needs is touched once."""
+    written = sum(tensor.n_bytes for tensor in kernel.outputs)
+    return read_bytes(kernel) + weight_bytes(kernel) + written
 
 
 def kernel_features(kernels: Sequence[Kernel]) -> FloatArray:
@@ -98,7 +141,8 @@ def scaled_features(kernels: Sequence[Kernel]) -> FloatArray:
 def group(kernel: Kernel) -> str:
     """Kernels of one group run the same code, more or less.
 
-    That is the kind; of convolutions, also how they are grouped, and whether inputs lie in order.
+    That is the kind; of convolutions, also how they are grouped, and whether inputs lie in order;
+    of products, whether they are many; of transpositions, whether whole rows are moved.
 
     Example:
         >>> x, w = Tensor("float", (1, 16, 8, 8)), Tensor("float", (32, 16, 1, 1))
@@ -107,6 +151,11 @@ def group(kernel: Kernel) -> str:
     """
     if kernel.attribute("strided", 0):  # of PyTorch, where a transposed tensor is a view
         return f"{kernel.kind}/strided"
+    if is_batched_product(kernel):
+        return f"{kernel.kind}/batched"
+    order = kernel.attribute("perm", ())
+    if kernel.kind == "Transpose" and order and order[-1] == len(order) - 1:
+        return "Transpose/rows"
     if not _is_convolution(kernel):
         return kernel.kind
     window = _window(kernel)
@@ -142,7 +191,7 @@ def _has_group_dimension(kernel: Kernel) -> bool:
 
 def _window(kernel: Kernel) -> tuple[int, ...]:
     declared: tuple[int, ...] = kernel.attribute("kernel_shape", ())
-    position = _WEIGHT_POSITION.get(kernel.kind.rsplit(":", 1)[-1], 1)
+    position, *_ = _weight_positions(kernel) or (1,)
     if declared or len(kernel.inputs) <= position:
         return declared
     return kernel.inputs[position].shape[2:]
@@ -154,17 +203,16 @@ def _features(kernel: Kernel) -> tuple[float, ...]:
     # Sequences are no tensors: a kernel that only handles those shows neither inputs nor outputs.
     source, *_ = (*kernel.inputs, *kernel.outputs, _NOTHING)
     target = kernel.outputs[0] if kernel.outputs else source
-    weight = _weight(kernel)
+    of_weights = weight_bytes(kernel)
     n_groups = int(kernel.attribute("group", 1))
     window = _window(kernel) if n_macs else kernel.attribute("kernel_shape", ())
     strides = kernel.attribute("strides", ()) or (1,)
     in_channels, out_channels = _channels(kernel, source), _channels(kernel, target)
-    n_bytes = kernel.n_bytes
     is_blocked = n_macs and kernel.kind.startswith(_BLOCKED)
     return (
         math.log1p(n_macs),
-        math.log1p(sum(t.n_bytes for t in kernel.inputs) - (weight.n_bytes if weight else 0)),
-        math.log1p(weight.n_bytes if weight else 0),
+        math.log1p(read_bytes(kernel)),
+        math.log1p(of_weights),
         math.log1p(sum(t.n_bytes for t in kernel.outputs)),
         math.log1p(in_channels),
         math.log1p(out_channels),
@@ -175,7 +223,7 @@ def _features(kernel: Kernel) -> tuple[float, ...]:
         float(n_groups > 1 and n_groups == in_channels),
         float(_ACTIVATIONS.get(kernel.activation, _OTHER_ACTIVATION)),
         float(len(kernel.inputs)),
-        math.log1p(n_macs / max(1, n_bytes)),
+        math.log1p(n_macs / max(1, moved_bytes(kernel))),
         math.log1p(target.shape[-1] if target.shape else 1),
         float(_misalignment(in_channels)),
         float(_misalignment(out_channels)),

@@ -36,7 +36,7 @@ from profilers.targets import Target
 if TYPE_CHECKING:
     from predictors.network_latency import NetworkLatencyPredictor
 
-FORMAT, VERSION = "hwnas-predictor", 2
+FORMAT, VERSION = "hwnas-predictor", 3
 MAX_HEADER_BYTES = 64 * 2**20  # of 200,000 different kernels, which are 10,000 networks
 MAX_DIGITS = 20
 # By kind, where its class is: imported when a file is of that kind.

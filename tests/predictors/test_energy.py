@@ -126,3 +126,13 @@ def test_too_few_networks_and_predicting_before_fit_are_refused(with_energy):
         EnergyPredictor().to_data()
     with pytest.raises(ValueError, match="level must lie between 0 and 1, got level=0"):
         EnergyPredictor(level=0)
+
+
+def test_disturbed_energies_do_not_count(with_energy):
+    steady, busy = with_energy(), np.ones(10, dtype=np.int64)
+    wrong = [
+        replace(m, energy_mj=9 * m.energy_mj, samples=replace(m.samples, switches=busy))
+        for m in steady[:20]
+    ]
+    found = EnergyPredictor().fit([*steady, *wrong]).coef_
+    np.testing.assert_allclose(found, EnergyPredictor().fit(steady).coef_)

@@ -11,6 +11,8 @@ from predictors.features import (
     N_SCALED,
     group,
     kernel_features,
+    moved_bytes,
+    read_bytes,
     scaled_features,
     weight_bytes,
     work,
@@ -137,6 +139,40 @@ def test_weights_are_what_is_multiplied_with(make_conv, make_elementwise):
     assert column(quantized, "log_kernel_area") == math.log1p(9)
 
 
+def tensors_of(*shapes):
+    return tuple(Tensor("float", shape) for shape in shapes)
+
+
+def test_weights_of_recurrent_kernels_are_those_of_inputs_and_of_states():
+    inputs = tensors_of((9, 1, 8), (1, 64, 8), (1, 64, 16), (1, 128))
+    lstm = Kernel("LSTM", (), inputs, tensors_of((9, 1, 1, 16)))
+    assert weight_bytes(lstm) == 4 * 64 * (8 + 16)
+
+
+def test_keys_and_values_are_no_weights():
+    queries, keys, scores = tensors_of((1, 4, 10, 16), (1, 4, 16, 10), (1, 4, 10, 10))
+    product = Kernel("MatMul", (), (queries, keys), (scores,))
+    assert weight_bytes(product) == 0
+    assert column(product, "log_input_bytes") == math.log1p(queries.n_bytes + keys.n_bytes)
+    whole = Kernel("MultiHeadAttention", (), tensors_of(*[(1, 10, 64)] * 3), (queries,))
+    assert macs(whole)
+    assert weight_bytes(whole) == 0
+    packed = tensors_of((1, 10, 64), (64, 192), (192,))
+    assert weight_bytes(Kernel("com.microsoft:Attention", (), packed, packed[:1])) == 4 * 64 * 192
+
+
+@pytest.mark.parametrize("kind", ["Gather", "Slice"])
+def test_of_a_table_only_the_rows_taken_are_read(kind):
+    table, at, rows = (
+        Tensor("float", (50_000, 64)),
+        Tensor("int64", (10,)),
+        Tensor("float", (10, 64)),
+    )
+    assert read_bytes(Kernel(kind, (), (table, at), (rows,))) == rows.n_bytes + at.n_bytes
+    whole = Kernel("Add", (), (table, table), (table,))
+    assert moved_bytes(whole) == whole.n_bytes
+
+
 X, DEPTHWISE = Tensor("float", (1, 16, 8, 8)), Tensor("float", (16, 1, 3, 3))
 
 
@@ -160,6 +196,11 @@ X, DEPTHWISE = Tensor("float", (1, 16, 8, 8)), Tensor("float", (16, 1, 3, 3))
             "QLinearConv/pointwise",
         ),
         (Kernel("Conv", (), (X,), (X,)), "Conv"),  # of no weights nothing is known
+        (Kernel("MatMul", (), tensors_of((1, 10, 64), (64, 32)), (X,)), "MatMul"),
+        (Kernel("MatMul", (), tensors_of((4, 10, 64), (4, 64, 10)), (X,)), "MatMul/batched"),
+        (Kernel("Transpose", (("perm", (0, 2, 1, 3)),), (X,), (X,)), "Transpose/rows"),
+        (Kernel("Transpose", (("perm", (0, 2, 3, 1)),), (X,), (X,)), "Transpose"),
+        (Kernel("Transpose", (), (X,), (X,)), "Transpose"),
     ],
 )
 def test_kernels_of_a_group_run_the_same_code(kernel, expected):
