@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hwnas.spaces.base import Architecture, Block, InputType, Shape
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,39 @@ def _initialise(module: nn.Module) -> None:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def begin_as_identity(network: Network, which: Sequence[bool] | None = None) -> None:
+    """Let residual blocks add nothing at first, in place: weights of their last norms become 0.
+
+    A block is one if it then gives what it is given. Deep networks learn faster so; blocks that
+    keep the weights they came with are left as they are.
+
+    Args:
+        network: Newly made; its mode stays.
+        which: Of the blocks; None: all.
+
+    Reference:
+        Goyal et al., Accurate, Large Minibatch SGD, 2017, section 5.1.
+    """
+    is_training = network.training
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    x = example(network.architecture.input_shape, network.architecture.input_type)
+    wanted = [True] * len(network.blocks) if which is None else which
+    with torch.no_grad():
+        for module, is_wanted in zip(network.blocks, wanted, strict=True):
+            norms = [m for m in module.modules() if isinstance(m, _NORMS) and m.weight is not None]
+            keeps = getattr(module, "keeps_weights", False)
+            if norms and is_wanted and not keeps and x.is_floating_point():
+                weight, before = norms[-1].weight, norms[-1].weight.clone()
+                weight.zero_()
+                drawn = torch.randn(x.shape, generator=generator)
+                found = module(drawn)
+                if found.shape != drawn.shape or not torch.allclose(found, drawn, atol=1e-5):
+                    weight.copy_(before)
+            x = module(x)
+    network.train(is_training)
 
 
 def example(shape: Shape, input_type: InputType = "float32", *, batch: int = 1) -> Tensor:

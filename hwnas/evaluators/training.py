@@ -9,7 +9,7 @@ import torch
 
 from hwnas.data import DataSet
 from hwnas.executors.progress import report
-from hwnas.networks import Network
+from hwnas.networks import Network, begin_as_identity
 from hwnas.search import Evaluation
 from hwnas.spaces.base import Architecture, SearchSpace
 from hwnas.strategies.base import Trial
@@ -27,11 +27,13 @@ def train_network(
 ) -> tuple[Network, TrainingResult]:
     """A network with weights drawn from, and trained with, a seed; see `train`.
 
-    It is trained on a GPU where there is one, and handed back on the CPU. `start` may change the
-    weights that were drawn, in place, before they are trained.
+    Residual blocks begin as identities, see `begin_as_identity`. It is trained on a GPU where there
+    is one, and handed back on the CPU. `start` may change the weights that were drawn, in place,
+    before they are trained.
     """
     with seeded(seed):
         network = Network(architecture)
+    begin_as_identity(network)
     start(network)
     network.to(training_device())
     result = train(

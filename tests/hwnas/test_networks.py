@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual
-from hwnas.networks import Network, count, counts
+from hwnas.networks import Network, begin_as_identity, count, counts
 from hwnas.spaces.base import Architecture
 from hwnas.spaces.mobilenet import mobile_space
 
@@ -197,3 +197,34 @@ def test_layers_that_initialise_themselves_are_left_as_they_are():
     bound = 1 / np.sqrt(encoder.linear1.in_features)
     assert 0.9 * bound < encoder.linear1.weight.abs().max() <= bound
     assert encoder.linear1.bias.eq(0).all()
+
+
+def test_residual_blocks_begin_as_identities_and_others_as_they_were():
+    blocks = (
+        ConvBlock(8, 3, 1, "relu"),
+        InvertedResidual(8, 3, 1, 3, True, "relu"),
+        InvertedResidual(16, 3, 2, 3, True, "relu"),
+        InvertedResidual(16, 3, 1, 3, True, "relu"),
+        ClassifierHead(16, 3, "relu"),
+    )
+    torch.manual_seed(0)
+    network = Network(Architecture((1, 8, 8), blocks))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    begin_as_identity(network, [True, True, True, False, True])
+    assert network.training
+    changed = {n for n, v in network.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed == {"blocks.1.project.norm.weight"}
+    begin_as_identity(network)
+    network.eval()
+    for i, shape in ((1, (2, 8, 8, 8)), (3, (2, 16, 4, 4))):
+        x = torch.randn(shape)
+        assert torch.equal(network.blocks[i](x), x)
+    x = torch.randn(2, 8, 8, 8)
+    assert network.blocks[2](x).abs().max() > 0
+
+
+def test_blocks_that_keep_their_weights_do_not_begin_as_identities():
+    network = Network(Architecture((8, 8, 8), (InvertedResidual(8, 3, 1, 3, False, "relu"),)))
+    network.blocks[0].keeps_weights = True
+    begin_as_identity(network)
+    assert network.blocks[0].project.norm.weight.eq(1).all()

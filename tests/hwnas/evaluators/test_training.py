@@ -1,13 +1,16 @@
 import pytest
 
 from hwnas.baselines import Dense
+from hwnas.blocks import Residual
 from hwnas.data import load_data
 from hwnas.evaluators import training
-from hwnas.evaluators.training import TrainingEvaluator, seed_of
+from hwnas.evaluators.training import TrainingEvaluator, seed_of, train_network
 from hwnas.executors.progress import reporting_to
+from hwnas.networks import Network
 from hwnas.spaces.base import Choice, SearchSpace
+from hwnas.spaces.mobilenet import mobile_space
 from hwnas.strategies import Trial
-from hwnas.training import Recipe
+from hwnas.training import Recipe, seeded
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +73,21 @@ def test_progress_is_told(space, wine):
     with reporting_to(shares.append):
         evaluate(Trial(0, (0,), None))
     assert shares[-1] == 1.0 and shares == sorted(shares)
+
+
+def test_residual_blocks_begin_as_identities_unless_told_otherwise():
+    space = mobile_space((1, 8, 8), 10)
+    largest = space.architecture(tuple(n - 1 for n in space.n_options))
+    seen = []
+
+    def look(network):
+        seen.append(sum(bool(p.eq(0).all()) for p in network.parameters() if p.ndim == 1))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_network(largest, load_data("digits"), Recipe(1), seed=0, start=look)
+    with seeded(0):
+        plain = Network(largest)
+    n_zero = sum(bool(p.eq(0).all()) for p in plain.parameters() if p.ndim == 1)
+    n_residual = sum(isinstance(block, Residual) for block in plain.blocks)
+    assert seen == [n_zero + n_residual] and n_residual > 3
