@@ -15,7 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hwnas.spaces.base import Architecture, Block, InputType, Shape
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+# Layers that give zeros where all their parameters are 0, but can learn from there.
+_LAST = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Conv1d, nn.Conv2d, nn.Linear,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class BlockCounts:
 
     Attributes:
         out_shape: Without the batch dimension.
-        params: Trainable values.
+        params: Values of its weights, those that are not trained too.
         macs: Multiply-accumulates of convolutions, matrix products, attention and recurrent layers.
     """
 
@@ -73,36 +76,62 @@ def _initialise(module: nn.Module) -> None:
 
 
 def begin_as_identity(network: Network, which: Sequence[bool] | None = None) -> None:
-    """Let residual blocks add nothing at first, in place: weights of their last norms become 0.
+    """Let residual blocks add nothing at first, in place: weights of their last layers become 0.
 
-    A block is one if it then gives what it is given. Deep networks learn faster so; blocks that
-    keep the weights they came with are left as they are.
+    A block is one if it then gives what it is given; a block of several residual branches, such as
+    a transformer's, is none. Deep networks learn faster so. Blocks that keep the weights they came
+    with are left as they are.
 
     Args:
         network: Newly made; its mode stays.
         which: Of the blocks; None: all.
 
-    Reference:
-        Goyal et al., Accurate, Large Minibatch SGD, 2017, section 5.1.
+    References:
+        Goyal et al., Accurate, Large Minibatch SGD, 2017, section 5.1 (a last batch norm).
+        Zhang, Dauphin, Ma, Fixup, ICLR 2019 (a last layer without one).
     """
     is_training = network.training
     network.eval()
     generator = torch.Generator().manual_seed(0)
-    x = example(network.architecture.input_shape, network.architecture.input_type)
+    architecture = network.architecture
+    x = example(architecture.input_shape, architecture.input_type, batch=2)
+    if x.is_floating_point():
+        x = torch.randn(x.shape, generator=generator)
     wanted = [True] * len(network.blocks) if which is None else which
     with torch.no_grad():
         for module, is_wanted in zip(network.blocks, wanted, strict=True):
-            norms = [m for m in module.modules() if isinstance(m, _NORMS) and m.weight is not None]
             keeps = getattr(module, "keeps_weights", False)
-            if norms and is_wanted and not keeps and x.is_floating_point():
-                weight, before = norms[-1].weight, norms[-1].weight.clone()
-                weight.zero_()
-                drawn = torch.randn(x.shape, generator=generator)
-                found = module(drawn)
-                if found.shape != drawn.shape or not torch.allclose(found, drawn, atol=1e-5):
-                    weight.copy_(before)
+            last = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
+            if last and isinstance(last[-1], _LAST) and is_wanted and not keeps:
+                _silence(module, last[-1], _like(x, generator))
             x = module(x)
     network.train(is_training)
+
+
+def _silence(module: nn.Module, last: nn.Module, x: Tensor) -> None:
+    """Set the last layer of a block to 0 if the block then gives `x` for `x`, and can still learn.
+
+    Behind such a layer there may be a ReLU, whose slope at 0 is 0.
+    """
+    weight = last.weight
+    if not isinstance(weight, Tensor) or not weight.requires_grad:
+        return
+    before = {name: parameter.clone() for name, parameter in last.named_parameters()}
+    for parameter in last.parameters():
+        parameter.zero_()
+    with torch.enable_grad():
+        found = module(x)
+        is_identity = found.shape == x.shape and torch.allclose(found, x, atol=1e-5)
+        slope = torch.autograd.grad((found * x).sum(), weight)[0] if is_identity else x.new_zeros(1)
+    if not bool((slope != 0).any()):
+        for name, parameter in last.named_parameters():
+            parameter.copy_(before[name])
+
+
+def _like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers of that shape; none below 0 where none of `x` is, as behind a ReLU."""
+    drawn = torch.randn(x.shape, generator=generator)
+    return drawn.abs() if bool((x >= 0).all()) else drawn
 
 
 def example(shape: Shape, input_type: InputType = "float32", *, batch: int = 1) -> Tensor:

@@ -22,18 +22,16 @@ def train_network(
     recipe: Recipe,
     *,
     seed: int,
-    start: Callable[[Network], None] = lambda network: None,
+    start: Callable[[Network], None] = begin_as_identity,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Network, TrainingResult]:
     """A network with weights drawn from, and trained with, a seed; see `train`.
 
-    Residual blocks begin as identities, see `begin_as_identity`. It is trained on a GPU where there
-    is one, and handed back on the CPU. `start` may change the weights that were drawn, in place,
-    before they are trained.
+    It is trained on a GPU where there is one, and handed back on the CPU. `start` changes the
+    weights that were drawn, in place, before they are trained.
     """
     with seeded(seed):
         network = Network(architecture)
-    begin_as_identity(network)
     start(network)
     network.to(training_device())
     result = train(

@@ -23,7 +23,7 @@ from hwnas.executors.errors import AccidentError, ExecutorError, failure_of
 from hwnas.executors.progress import report
 from hwnas.front.failed_finalists import WEIGHTS, failure_path, read_failure
 from hwnas.front.verify import Trained
-from hwnas.networks import Network
+from hwnas.networks import Network, begin_as_identity
 from hwnas.progress import Progress, Task
 from hwnas.run_workers import Workers
 from hwnas.spaces.base import Architecture, Genotype, SearchSpace
@@ -284,7 +284,9 @@ def _train(job: _Job, trial: Trial) -> tuple[bytes, float]:
 
 def _start(job: _Job, space: SearchSpace, network: Network) -> None:
     """Give a new network the weights that it starts from."""
-    if job.parent is not None and job.genotype is not None:
+    if job.parent is None or job.genotype is None:
+        begin_as_identity(network)
+    else:
         parent = _trained(job.weights, space.architecture(job.parent))
         if parent is None:
             raise RunFolderError(f"the weights from which {job.name} starts are damaged")

@@ -2,7 +2,9 @@
 
 Where both have a block, the larger takes the smaller's weights as a supernet would share them: the
 leading part of every axis, the centre of a kernel. What is new reads old channels and is read with
-weights 0, and a new residual block adds nothing, so the larger one computes what the smaller did.
+weights 0, and a new residual block adds nothing: a convolutional network that was only widened and
+deepened computes what the smaller one did. Others begin near it: normalisations over features see
+new ones, and a layer of a transformer has two branches.
 
 References:
     Chen, Goodfellow, Shlens, Net2Net, ICLR 2016: growing that keeps the function.
@@ -31,9 +33,10 @@ def grow(
 ) -> None:
     """Give `network` the weights of `parent`, in place, as far as their shapes allow.
 
-    Outputs in eval mode are the parent's where only widths and kernels are larger and residual
-    blocks were added; elsewhere (another stride, a new gate, another resolution) they are not, and
-    the weights are a start only. A smaller network gets the leading part of the parent's.
+    Outputs in eval mode are the parent's where normalisations are by channel, only widths and
+    kernels are larger and residual blocks were added; elsewhere (another stride, a new gate,
+    another resolution, layer norm) they are not, and the weights are a start only. A smaller
+    network gets the leading part of the parent's.
 
     Args:
         network: Of `genotype`, newly made.

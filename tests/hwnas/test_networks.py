@@ -9,6 +9,7 @@ from torch.nn import functional
 from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual
 from hwnas.networks import Network, begin_as_identity, count, counts
 from hwnas.spaces.base import Architecture
+from hwnas.spaces.catalog import make_space
 from hwnas.spaces.mobilenet import mobile_space
 
 
@@ -221,6 +222,66 @@ def test_residual_blocks_begin_as_identities_and_others_as_they_were():
         assert torch.equal(network.blocks[i](x), x)
     x = torch.randn(2, 8, 8, 8)
     assert network.blocks[2](x).abs().max() > 0
+
+
+class Branch(nn.Module):
+    """`x + branch(x)`."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+@dataclass(frozen=True)
+class Branches:
+    kind: str
+
+    def build(self, in_shape):
+        n = in_shape[0]
+        layers = {
+            "pre-norm": (nn.BatchNorm1d(n), nn.Linear(n, n), nn.ReLU(), nn.Linear(n, n)),
+            "bent": (nn.Linear(n, n), nn.ReLU()),  # from 0 a ReLU would never learn
+            "plain": (nn.Linear(n, n),),
+        }
+        return Branch(*layers[self.kind])
+
+
+@pytest.mark.parametrize(("kind", "is_silent"), [("pre-norm", True), ("bent", False)])
+def test_blocks_that_begin_as_identities_can_learn(kind, is_silent):
+    torch.manual_seed(0)
+    network = Network(Architecture((6,), (Branches("plain"), Branches(kind), Branches("plain"))))
+    begin_as_identity(network)
+    x = torch.randn(16, 6)
+    network.eval()
+    assert torch.equal(network(x), x) == is_silent
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        network(x).square().sum().backward()
+        optimizer.step()
+    assert all(bool((p.grad != 0).any()) for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet", "regnet", "fbnet"])
+def test_residual_blocks_of_ready_made_spaces_begin_as_identities(name):
+    space = make_space(name, (1, 32, 32), 10)
+    network = Network(space.architecture(tuple(n - 1 for n in space.n_options)))
+    n_zero = sum(bool(p.eq(0).all()) for n, p in network.named_parameters() if n.endswith("weight"))
+    assert n_zero == 0
+    begin_as_identity(network)
+    zeros = [bool(p.eq(0).all()) for n, p in network.named_parameters() if n.endswith("weight")]
+    assert sum(zeros) >= 3
+
+
+def test_layers_of_transformers_begin_as_they_are():
+    space = make_space("vit", (1, 8, 8), 10)
+    network = Network(space.architecture((0,) * len(space.choices)))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    begin_as_identity(network)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_blocks_that_keep_their_weights_do_not_begin_as_identities():
