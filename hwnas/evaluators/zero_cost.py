@@ -229,9 +229,15 @@ def _backward(network: Network, batch: Batch) -> None:
 
 
 def _weights(network: Network) -> list[Tensor]:
-    """Weights of convolutions and of linear layers, in the order of the network."""
+    """Weights of convolutions, linear and recurrent layers, in the order of the network."""
     layers = (nn.Conv1d, nn.Conv2d, nn.Linear)
-    return [module.weight for module in network.modules() if isinstance(module, layers)]
+    found: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, layers):
+            found.append(module.weight)
+        elif isinstance(module, nn.RNNBase):
+            found += [weight for weight in module.parameters() if weight.ndim > 1]
+    return found
 
 
 def _gradient(weight: Tensor) -> Tensor:

@@ -77,12 +77,13 @@ class TransformerLayer(nn.Module):
         self.attention = SelfAttention(in_shape, heads, head_dim, causal=causal)
         self.mlp_norm = nn.LayerNorm(features)
         self.expand = nn.Linear(features, hidden)
+        self.activation = nn.GELU()
         self.project = nn.Linear(hidden, features)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, length, features)` to the same shape."""
         x = x + self.attention(self.attention_norm(x))
-        y: Tensor = x + self.project(functional.gelu(self.expand(self.mlp_norm(x))))
+        y: Tensor = x + self.project(self.activation(self.expand(self.mlp_norm(x))))
         return y
 
 

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hwnas.spaces.attention import SequenceHead
 from hwnas.spaces.base import Choice, SearchSpace, Shape
@@ -49,9 +48,11 @@ class _Frames(nn.Module):
         super().__init__()
         self.filter = nn.Conv1d(in_channels, channels, 2 * stride + 1, stride, stride, bias=False)
         self.norm = nn.BatchNorm1d(channels)
+        self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.norm(self.filter(x))).transpose(1, 2)
+        y: Tensor = self.activation(self.norm(self.filter(x)))
+        return y.transpose(1, 2)
 
 
 @dataclass(frozen=True)

@@ -95,19 +95,23 @@ class _GatedLayer(nn.Module):
         inside = round(channels * block.gate_ratio)
         self.filter = nn.Conv1d(channels, inside, KERNEL_SIZE, dilation=block.dilation)
         self.gate = nn.Conv1d(channels, inside, KERNEL_SIZE, dilation=block.dilation)
+        self.bend, self.open = nn.Tanh(), nn.Sigmoid()
         self.skip = nn.Conv1d(inside, block.skip_channels, 1)
-        if not block.is_last:
+        if block.is_last:
+            self.activation = nn.ReLU()
+        else:
             self.residual = nn.Conv1d(inside, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         stream = x[:, : self.channels]
         seen = functional.pad(stream, ((KERNEL_SIZE - 1) * self.dilation, 0))
-        gated = torch.tanh(self.filter(seen)) * torch.sigmoid(self.gate(seen))
+        gated = self.bend(self.filter(seen)) * self.open(self.gate(seen))
         skip: Tensor = self.skip(gated)
         if not self.is_first:
             skip = skip + x[:, self.channels :]
         if self.is_last:
-            return functional.relu(skip)
+            rectified: Tensor = self.activation(skip)
+            return rectified
         return torch.cat([stream + self.residual(gated), skip], dim=1)
 
 
@@ -139,10 +143,11 @@ class _Head(nn.Module):
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
         self.mix = nn.Conv1d(channels, channels, 1)
+        self.activation = nn.ReLU()
         self.classes = nn.Linear(channels, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.classes(functional.relu(self.mix(x)).mean(dim=2))
+        y: Tensor = self.classes(self.activation(self.mix(x)).mean(dim=2))
         return y
 
 

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from hwnas.errors import ConfigError
-from hwnas.evaluators.zero_cost import PROXIES, zero_cost_scores
+from hwnas.evaluators.zero_cost import PROXIES, _weights, zero_cost_scores
 from hwnas.networks import Network
 from hwnas.spaces.base import Architecture
+from hwnas.spaces.catalog import make_space
 from hwnas.training import seeded
 
 
@@ -128,3 +129,34 @@ def test_what_inputs_do_not_allow_is_left_out_or_refused(batches):
         zero_cost_scores(deep(8), batches[:1], ["zico"], seed=0)
     with pytest.raises(ConfigError, match="unknown zero-cost proxy 'synflo'; did you mean"):
         zero_cost_scores(deep(8), batches, ["synflo"], seed=0)
+
+
+@pytest.mark.parametrize("name", ["vit", "gpt", "text_transformer", "wavenet", "recurrent"])
+def test_naswot_sees_the_activations_of_every_space(name):
+    shape = {"vit": (1, 8, 8), "wavenet": (1, 64), "recurrent": (1, 64)}.get(name, (16,))
+    is_tokens = len(shape) == 1
+    space = make_space(name, shape, 2, vocabulary=50 if is_tokens else None)
+    architecture = space.architecture((0,) * len(space.choices))
+    with seeded(0):
+        inputs = torch.randint(0, 50, (8, *shape)) if is_tokens else torch.randn((8, *shape))
+    batch = inputs, torch.arange(8) % 2
+    assert math.isfinite(zero_cost_scores(architecture, [batch], ["naswot"], seed=0)["naswot"])
+
+
+def test_recurrent_weights_count():
+    space = make_space("recurrent", (1, 64), 2)
+    small = (0,) * len(space.choices)
+    cell = [choice.name for choice in space.choices].index("cell")
+    other = tuple(1 if i == cell else 0 for i in range(len(small)))
+    with seeded(0):
+        batch = torch.randn(8, 1, 64), torch.arange(8) % 2
+    one, two = (
+        zero_cost_scores(space.architecture(g), [batch], ["synflow"], seed=0)["synflow"]
+        for g in (small, other)
+    )
+    with seeded(0):
+        network = Network(space.architecture(small))
+    n_recurrent = sum(isinstance(module, nn.RNNBase) for module in network.modules())
+    n_others = sum(isinstance(m, nn.Conv1d | nn.Linear) for m in network.modules())
+    assert len(_weights(network)) == n_others + 2 * n_recurrent  # of inputs and of states
+    assert one != two
