@@ -84,7 +84,9 @@ def save_supernet(
 
 
 def load_supernet(space: SearchSpace, path: Path, *, data: str | None = None) -> Supernet:
-    """The supernet of `space` with the weights of a file, finished or not.
+    """The supernet of `space` with the weights of a file, or where it averages them the average.
+
+    The training may be finished or not.
 
     Args:
         space: Of the supernet.
@@ -95,7 +97,12 @@ def load_supernet(space: SearchSpace, path: Path, *, data: str | None = None) ->
         RunFolderError: The file cannot be read, or is of another space or other data.
     """
     supernet = Supernet(space)
-    restore(supernet, path, data=data)
+    training = restore(supernet, path, data=data)
+    if training is not None and training.average:
+        try:
+            supernet.load_state_dict(supernet.state_dict() | training.average)
+        except (RuntimeError, TypeError) as error:
+            raise RunFolderError(f"{path} does not fit the space's blocks: {error}") from None
     return supernet
 
 

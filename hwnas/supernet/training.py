@@ -89,10 +89,10 @@ def train_supernet(
 
     Raises:
         TrainingDivergedError: The loss became NaN or infinite; the checkpoint is from before.
-        RunFolderError: The checkpoint is of another space or another training, or cannot be
-            written.
+        RunFolderError: The checkpoint is of another space, or damaged, or cannot be written.
         DataError: The networks of the space cannot be given the data's examples.
-        ConfigError: The recipe has what a supernet or this kind of data is not trained with.
+        ConfigError: The recipe has what a supernet or this kind of data is not trained with, or
+            the checkpoint is of another training.
     """
     start = time.perf_counter()
     for shape in supernet.space.input_table.values:
@@ -153,10 +153,10 @@ class _Session:
                 self._update()
                 self.step += 1
                 self.losses.append(gradient_losses)
-                is_whole = True
                 is_last = self.step == self.n_steps
                 if is_last and self.average is not None:
                     self.average.copy_to_network()
+                is_whole = True
                 if self.step % interval == 0 or is_last:
                     loss = self._mean_loss()
                     if not is_last:
@@ -224,12 +224,14 @@ class _Session:
             return
         self._mean_loss()  # broken weights are not saved
         losses = [float(loss) for loss in self.losses]
-        moments = {
-            name: dict(self.optimizer.state[parameter])
-            for name, parameter in self.supernet.named_parameters()
-            if parameter in self.optimizer.state
-        }
-        means = self.average.means if self.average is not None else {}
+        moments, means = {}, {}
+        if self.step < self.n_steps:  # else nothing will need them
+            moments = {
+                name: dict(self.optimizer.state[parameter])
+                for name, parameter in self.supernet.named_parameters()
+                if parameter in self.optimizer.state
+            }
+            means = self.average.means if self.average is not None else {}
         state = TrainingState(self.identity, self.step, losses, moments, means)
         save_supernet(self.supernet, self.checkpoint, data=self.known, training=state)
 
@@ -247,7 +249,7 @@ class _Session:
             for name, moments in state.optimizer.items():
                 parameter = parameters[name]
                 self.optimizer.state[parameter] = _moments(parameter, moments)
-            if self.average is not None:
+            if self.average is not None and state.step < self.n_steps:
                 self.average.resume(state.average, state.step)
         except (LookupError, ValueError, RuntimeError) as error:
             raise RunFolderError(f"{path} is damaged ({error}); remove it") from None

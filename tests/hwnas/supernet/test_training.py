@@ -152,6 +152,18 @@ def stopped(images, tmp_path):
     return path, run
 
 
+def test_an_unfinished_average_is_what_is_loaded_and_a_finished_file_holds_weights_only(stopped):
+    path, run = stopped
+    tensors, _ = read_weights(path)
+    means = {n.removeprefix("average/"): v for n, v in tensors.items() if n.startswith("average/")}
+    loaded = load_supernet(run().space, path)
+    assert means and are_equal({name: state(loaded)[name] for name in means}, means)
+    finished = run(path)
+    tensors, about = read_weights(path)
+    assert set(tensors) == set(finished.state_dict()) and about["training"]["step"] == 12
+    assert are_equal(state(run(path)), state(finished))
+
+
 def test_moments_of_kernels_are_laid_out_as_the_kernels_after_a_stop(stopped):
     path, run = stopped
     assert are_equal(state(run(path)), state(run()))
