@@ -51,7 +51,8 @@ def load_csv(name: str, path: Path) -> DataSet:
     if not features:
         raise DataError(f"{name}: {path} has one column only; features and a class are needed")
     labels = {
-        part: labels_of(f"{name}, {part}", frame, label, features) for part, frame in frames.items()
+        part: labels_of(f"{name}, {part}", frame, label, features, decides=part == "train")
+        for part, frame in frames.items()
     }
     class_names = class_names_of(labels["train"])
     splits = {
@@ -70,7 +71,6 @@ def read_frames(name: str, path: Path) -> Mapping[str, pd.DataFrame]:
     Raises:
         DataError: A file is missing or no CSV.
     """
-    import pandas as pd
 
     files = {"train": path}
     if path.is_dir():
@@ -79,7 +79,7 @@ def read_frames(name: str, path: Path) -> Mapping[str, pd.DataFrame]:
     frames = {}
     for part, file in files.items():
         try:
-            frames[part] = pd.read_csv(io.BytesIO(read_bytes(file, max_text_bytes())))
+            frames[part] = _frame(read_bytes(file, max_text_bytes()))
         except OSError as error:
             raise DataError(f"{name}: cannot read {file}: {error.strerror or error}") from None
         except ValueError as error:  # of pandas: no columns, no CSV, no UTF-8
@@ -90,8 +90,35 @@ def read_frames(name: str, path: Path) -> Mapping[str, pd.DataFrame]:
     return frames
 
 
-def labels_of(where: str, frame: pd.DataFrame, label: str, others: list[str]) -> list[str]:
+def _frame(content: bytes) -> pd.DataFrame:
+    """A table in which, among words, only what is empty is missing: None and NA may be classes."""
+    import pandas as pd
+
+    frame = pd.read_csv(io.BytesIO(content))
+    words = [
+        str(name)
+        for name, column in frame.items()
+        if column.isna().any() and not pd.api.types.is_numeric_dtype(column)
+    ]
+    if words:
+        as_written = pd.read_csv(
+            io.BytesIO(content), usecols=words, keep_default_na=False, na_values=[""]
+        )
+        frame[words] = as_written[words]
+    return frame
+
+
+def labels_of(
+    where: str, frame: pd.DataFrame, label: str, others: list[str], *, decides: bool = True
+) -> list[str]:
     """The class of each row, as text.
+
+    Args:
+        where: What a message names.
+        frame: One part of the data.
+        label: Column of the classes.
+        others: Columns that there must be beside it.
+        decides: Whether these rows are enough to tell classes from numbers; a few are not.
 
     Raises:
         DataError: A column is missing, a label is empty, or they are no classes.
@@ -106,7 +133,8 @@ def labels_of(where: str, frame: pd.DataFrame, label: str, others: list[str]) ->
         row = int(np.flatnonzero(column.isna())[0])
         raise DataError(f"{where}: {label!r} is empty in row {row}; every row needs its class")
     is_fraction = column.dtype.kind == "f" and bool((column % 1 != 0).any())
-    if is_fraction or (column.nunique() > max(2, MAX_CLASS_SHARE * len(column))):
+    is_various = decides and column.nunique() > max(2, MAX_CLASS_SHARE * len(column))
+    if is_fraction or is_various:
         raise DataError(
             f"{where}: column {label!r} holds {column.nunique()} distinct values in {len(column)} "
             f"rows, which are no classes (values to be predicted as numbers are not supported); "

@@ -110,7 +110,7 @@ def load_text(name: str, path: Path) -> DataSet:
 def _rows(name: str, path: Path) -> Mapping[str, Labelled]:
     parts = {}
     for part, frame in read_frames(name, path).items():
-        labels = labels_of(f"{name}, {part}", frame, LABEL, [TEXT])
+        labels = labels_of(f"{name}, {part}", frame, LABEL, [TEXT], decides=part == "train")
         parts[part] = list(zip(frame[TEXT].fillna("").astype(str), labels, strict=True))
     return parts
 

@@ -48,6 +48,25 @@ def test_numbers_may_be_truth_values_and_classes_numbers(tmp_path):
     assert data.train.inputs[:, 1].unique().tolist() == [0.0, 1.0]
 
 
+def test_a_small_test_file_may_have_one_row_of_each_class(tmp_path):
+    header, folder = "a,label\n", tmp_path / "d"
+    folder.mkdir()
+    rows = [f"{i},{'xyz'[i % 3]}\n" for i in range(30)]
+    (folder / "train.csv").write_text(header + "".join(rows))
+    (folder / "test.csv").write_text(header + "".join(rows[:3]))
+    assert len(load_data(f"csv:{folder}").test) == 3
+
+
+def test_words_for_nothing_may_be_classes(tmp_path):
+    path = tmp_path / "t.csv"
+    classes = ("None", "NA", "cat")
+    path.write_text("a,label\n" + "".join(f"{i},{classes[i % 3]}\n" for i in range(30)))
+    assert set(load_data(f"csv:{path}").class_names) == {"None", "NA", "cat"}
+    path.write_text(path.read_text() + "30,\n")
+    with pytest.raises(DataError, match="'label' is empty in row 30"):
+        load_data(f"csv:{path}")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
