@@ -33,6 +33,7 @@ from hwnas.supernet.reach import Site, probe, reach
 from hwnas.supernet.shared_weights import Layout, layouts, take
 
 MAX_RECALIBRATED = 256  # subnets whose statistics are kept
+MAX_SKELETONS = 4096  # modules without weights that are kept, by slot, block and shape
 
 Path = tuple[tuple[int, Block], ...]  # the slots that hold a block, and the blocks
 Statistics = Mapping[str, Tensor]
@@ -225,6 +226,8 @@ class Supernet(nn.Module):
     def _skeleton(self, slot: int, block: Block, in_shape: Shape) -> _Skeleton:
         key = (slot, block, in_shape)
         if key not in self._skeletons:
+            if len(self._skeletons) >= MAX_SKELETONS:
+                self._skeletons.pop(next(iter(self._skeletons)))  # the oldest
             self._skeletons[key] = self._made(slot, block, in_shape)
         return self._skeletons[key]
 
