@@ -27,6 +27,7 @@ from hwnas.training import (
     batches,
     channels_last,
     make_optimizer,
+    mixed_precision,
     seeded,
 )
 
@@ -234,7 +235,8 @@ class _Session:
     def _loss(self, draw: Draw, inputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the mixture."""
         x = fitted(inputs, self.supernet.input_shape(draw.genotype))
-        logits = self.mixture.forward(x, draw)
+        with mixed_precision(inputs.device, self.recipe):
+            logits = self.mixture.forward(x, draw).float()
         smoothing = self.recipe.label_smoothing
         return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -131,6 +131,13 @@ def test_a_search_is_the_same_again_with_its_seed(space, images):
 
     assert torch.equal(run(0), run(0))
     assert not torch.equal(run(0), run(1))
+
+
+def test_a_mixture_computes_in_the_recipes_precision(supernet, images):
+    weights = search_by_gradient(
+        supernet, images, replace(SHORT, epochs=1, precision="bf16"), GradientSearch(), seed=0
+    )
+    assert all(bool(p.isfinite().all()) for p in weights.probabilities())
 
 
 def test_a_latency_term_needs_latencies(supernet, images):
