@@ -74,7 +74,7 @@ def share_of(stream: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
     """This process's share of each batch.
 
     Raises:
-        ConfigError: A share is too small for batch norm.
+        ConfigError: A share is too small for batch norm, or shares are not equal.
     """
     n, own = n_processes(), rank()
     if n == 1:
@@ -83,6 +83,11 @@ def share_of(stream: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
         raise ConfigError(
             f"batches of {batch_size} are too small for {n} processes: batch_size must be at "
             f"least {MIN_SHARE * n}"
+        )
+    if batch_size % n:
+        raise ConfigError(
+            f"batches of {batch_size} have no equal shares for {n} processes: batch_size must be a "
+            f"multiple of {n}"
         )
     return ((inputs[own::n], labels[own::n]) for inputs, labels in stream)
 

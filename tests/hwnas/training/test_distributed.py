@@ -83,6 +83,9 @@ def test_a_share_that_is_too_small_for_batch_norm_is_refused(as_process):
     as_process(0, 4)
     with pytest.raises(ConfigError, match="at least 8"):
         distributed.share_of(iter(()), 7)
+    as_process(0, 3)
+    with pytest.raises(ConfigError, match="must be a multiple of 3"):
+        distributed.share_of(iter(()), 64)
 
 
 @pytest.mark.slow  # three processes that import torch
