@@ -24,6 +24,14 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh,
     "hardswish": nn.Hardswish, "hardsigmoid": nn.Hardsigmoid, "elu": nn.ELU,
 }  # fmt: skip
+# By the rank of the input, where it counts.
+_DROPOUTS: dict[tuple[str, int | None], Any] = {
+    ("dropout", None): nn.Dropout,
+    ("alpha_dropout", None): nn.AlphaDropout,
+    ("feature_dropout", 3): nn.Dropout1d,
+    ("feature_dropout", 4): nn.Dropout2d,
+    ("feature_dropout", 5): nn.Dropout3d,
+}
 # Arguments that are weights, by position: what modules call them.
 _ROLES = {
     "batch_norm": {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"},
@@ -246,7 +254,8 @@ def _plain(step: Step) -> nn.Module | None:
         return nn.GELU(step.kwargs.get("approximate", "none"))
     if step.kind == "hardtanh" and list(step.args[1:]) == [0.0, 6.0]:
         return nn.ReLU6()
-    return nn.Dropout(step.args[1]) if step.kind == "dropout" else None
+    dropout = _DROPOUTS.get((step.kind, len(step.shapes[0]))) or _DROPOUTS.get((step.kind, None))
+    return None if dropout is None else dropout(step.args[1])
 
 
 def _layer(step: Step, args: list[Any], shape: torch.Size, roles: set[str]) -> nn.Module:

@@ -169,3 +169,14 @@ def test_dropout_and_batch_norm_train_as_they_do_in_the_model(make_model):
     torch.manual_seed(3)
     assert torch.equal(network(x), expected)
     assert torch.equal(weights_of(network)["1.running_var"], model[1].running_var)
+
+
+def test_dropout_of_whole_channels_is_on_in_training():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(8 * 4, 5))
+    x = torch.randn(2, 3, 4, 4)
+    network = variant(space_around(model, x)).train()
+    torch.manual_seed(3)
+    expected = model.train()(x)
+    torch.manual_seed(3)
+    assert torch.equal(network(x), expected)
+    assert torch.equal(network.eval()(x), model.eval()(x))
