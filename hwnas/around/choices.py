@@ -148,7 +148,7 @@ def _depths(parts: Sequence[Part], model: Model, exclude: Sequence[str]) -> dict
         if key[0] == "alone":
             continue
         n = len(members)
-        choice = Choice(f"{members[0].name}.depth", tuple(range(n // 2, n + 1)))
+        choice = Choice(f"{members[0].name}.depth", tuple(range(n - max(1, n // 2), n + 1)))
         found |= {part.name: _Depth(choice, i) for i, part in enumerate(members)}
     return found
 
