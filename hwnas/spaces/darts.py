@@ -356,7 +356,14 @@ def parse_genotype(text: str) -> Genotype:
         ) from None
     if concats != [CONCAT] * len(KINDS):
         raise SpaceError(f"the output of a cell must join its nodes {CONCAT}, got {concats}")
-    return tuple(index for cell in cells for index in _cell_indices(cell))
+    try:
+        return tuple(index for cell in cells for index in _cell_indices(cell))
+    except SpaceError:
+        raise
+    except (TypeError, ValueError):  # no pairs of an operation and an input
+        raise SpaceError(
+            f"a cell is a list of ('operation', input), got {cells[0]!r} and {cells[1]!r}"
+        ) from None
 
 
 def _literal(node: ast.expr) -> Any:

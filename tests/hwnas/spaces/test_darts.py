@@ -125,3 +125,12 @@ def test_sides_that_cannot_be_halved_are_refused():
         darts_space((1, 30, 30), 10)
     with pytest.raises(ValueError, match="multiples of 32; got shape .3, 200, 200."):
         darts_space((3, 200, 200), 10)
+
+
+def test_cells_that_are_no_pairs_are_refused():
+    text = (
+        "Genotype(normal=[1, 2], reduce=[1, 2], normal_concat=range(2, 6), "
+        "reduce_concat=range(2, 6))"
+    )
+    with pytest.raises(HwnasError, match="a cell is a list of"):
+        parse_genotype(text)
