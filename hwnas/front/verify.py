@@ -58,7 +58,7 @@ class Candidate:
         predicted_low_ms: Lower end of its interval.
         predicted_high_ms: Upper end of its interval.
         peak_memory_bytes: See `NetworkMeasurement`.
-        params: Trainable values.
+        params: Values of its weights, those that are not trained too.
         macs: Multiply-accumulates of one example.
         parity_max_abs_error: Largest difference between the logits of ONNX Runtime and PyTorch.
         meets_budget: Whether every measured value is within its budget, the latency with all of its

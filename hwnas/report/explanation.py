@@ -79,7 +79,7 @@ class LayerTime:
         block: Name of its class.
         fields: As `name=value, …`.
         out_shape: Of what it hands on, as text.
-        params: Trainable values.
+        params: Values of its weights, those that are not trained too.
         macs: Multiply-accumulates of one example.
         latency_ms: Predicted, of its kernels; None: not known.
         edges: `(source, target, label)` of the cell that it is; empty: it is none.

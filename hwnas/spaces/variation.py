@@ -27,10 +27,10 @@ CHUNK = 4096  # genotypes that are mended together
 def mutate(
     genotypes: GenotypeArray, n_options: tuple[int, ...], rng: np.random.Generator
 ) -> GenotypeArray:
-    """Change one gene on average, and at least one, of every row; `(n, g)` to `(n, g)`.
+    """Draw about two genes of every row anew, and at least one; `(n, g)` to `(n, g)`.
 
-    Half of the changes go to a neighbour in the order of the options, which means something (small
-    to large); the other half to any option, which leaves local optima.
+    Half of them go to a neighbour in the order of the options, which means something (small to
+    large); the other half to any option, the present one among them, which leaves local optima.
     """
     n, n_genes = genotypes.shape
     if n_genes == 0:

@@ -4,7 +4,7 @@ import pytest
 from hwnas.spaces.variation import crossover, mutate, repair
 
 
-def test_mutation_changes_at_least_one_gene_and_stays_within_the_options():
+def test_mutation_draws_about_two_genes_and_stays_within_the_options():
     n_options = (1, 2, 3, 7)
     parents = np.random.default_rng(0).integers(0, n_options, size=(2000, 4))
     children = mutate(parents, n_options, np.random.default_rng(1))
