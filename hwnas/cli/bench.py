@@ -10,6 +10,7 @@ from hwnas.cli import (
     bench_baselines,
     bench_front,
     bench_predictor,
+    bench_proxies,
     bench_search,
     bench_strategies,
     bench_supernet,
@@ -141,4 +142,5 @@ app.command("supernet")(bench_supernet.supernet)
 app.command("baselines")(bench_baselines.baselines)
 app.command("transfer")(bench_transfer.transfer)
 app.command("predictor")(bench_predictor.predictor)
+app.command("proxies")(bench_proxies.proxies)
 app.command("workers")(bench_workers.workers)
