@@ -21,7 +21,8 @@ __all__ = ["options_of", "plan"]
 
 SMALLEST_KERNEL = 3
 DIVISOR = 8  # of channels, where there are twice as many
-MAX_COMBINATIONS = 2048  # of what one part decides; beyond, widths that are its own share a choice
+# Of what one part reads; beyond, its own widths share a choice, or follow one that it reads anyway.
+MAX_COMBINATIONS = 2048
 
 
 def options_of(n: int, shares: Sequence[float]) -> tuple[int, ...]:
@@ -111,11 +112,12 @@ def plan(
         kernels = tuple(_kernels(part, parent.model, exclude)) if kernel_sizes else ()
         own = [names[leaf] for leaf in part.decided(parent.model)]
         new = [name for name in own if name not in known]
-        before = {known[name].choice for name in own if name in known}
+        before = list(dict.fromkeys(known[name].choice for name in own if name in known))
         n_before = math.prod(len(choice.options) for choice in before)
         n_before *= math.prod(len(kernel.choice.options) for kernel in kernels)
         sizes = {name: parent.leaves[name].n for name in new}
-        known |= {width.leaf: width for width in _widths(part.name, sizes, widths, n_before)}
+        found_widths = _widths(part.name, sizes, widths, n_before, before[-1] if before else None)
+        known |= {width.leaf: width for width in found_widths}
         found = tuple(known[name] for name in own if len(known[name].choice.options) > 1)
         plans.append(_PartPlan(part.name, depth.get(part.name), found, kernels))
     choices = {choice.name: choice for one in plans for choice in one.choices()}
@@ -148,25 +150,40 @@ def _depths(parts: Sequence[Part], model: Model, exclude: Sequence[str]) -> dict
         if key[0] == "alone":
             continue
         n = len(members)
-        choice = Choice(f"{members[0].name}.depth", tuple(range(n - max(1, n // 2), n + 1)))
+        choice = Choice(f"{members[0].name}.depth", tuple(range(n // 2, n + 1)))
         found |= {part.name: _Depth(choice, i) for i, part in enumerate(members)}
     return found
 
 
 def _widths(
-    part: str, sizes: Mapping[str, int], shares: Sequence[float], n_others: int
+    part: str,
+    sizes: Mapping[str, int],
+    shares: Sequence[float],
+    n_others: int,
+    nearest: Choice | None,
 ) -> Iterator[_Width]:
     """A choice for each leaf, by its size; one of a share of all, if combinations are many.
+
+    Where even that is too many, as in a network that joins on and on, they follow another choice.
 
     Args:
         part: Where they are met first.
         sizes: By name.
         shares: Of them that may stay.
         n_others: Combinations of what else the part reads.
+        nearest: A choice of widths that it reads, if any.
     """
     options = {name: options_of(n, shares) for name, n in sizes.items()}
-    if len(sizes) > 1 and n_others * math.prod(map(len, options.values())) > MAX_COMBINATIONS:
-        ascending = sorted({*map(float, shares), 1.0})
+    ascending = sorted({*map(float, shares), 1.0})
+    n_own = math.prod(map(len, options.values()))
+    if nearest is not None and n_others * min(n_own, len(ascending)) > MAX_COMBINATIONS:
+        largest = nearest.options[-1]
+        assert isinstance(largest, int | float)
+        followed = [float(option) / largest for option in nearest.options]
+        for name, n in sizes.items():
+            counts = tuple(options_of(n, (share,))[0] for share in followed)
+            yield _Width(name, nearest, counts)
+    elif len(sizes) > 1 and n_others * n_own > MAX_COMBINATIONS:
         choice = Choice(f"{part}.width_share", tuple(ascending))
         for name, n in sizes.items():
             yield _Width(name, choice, tuple(options_of(n, (share,))[0] for share in ascending))

@@ -51,8 +51,8 @@ def space_around(
 
     Channels, attention heads and groups can be fewer, the most important ones stay; kernels of 5
     and more can be smaller, down to 3, their centre stays; of residual parts that follow each other
-    the last ones can be left out, up to half. The genotype of all last options is the model itself:
-    the outputs are the same to the last bit, in eval mode. The model is not changed.
+    the last ones can be left out, up to half, rounded up. The genotype of all last options is the
+    model itself: the outputs are the same to the last bit, in eval mode. The model is not changed.
 
     Args:
         model: Takes one tensor `(n, ...)`, gives one `(n, ...)`, or something with `logits`.

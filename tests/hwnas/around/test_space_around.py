@@ -165,6 +165,34 @@ def test_many_widths_of_one_part_share_a_choice():
     assert sum(p.numel() for p in network.parameters()) == 6 * (16 * 5) + 6 * 16 * 2 + 2
 
 
+class Joining(nn.Module):
+    """Layers that join what they add to all that was there, as in DenseNet."""
+
+    def __init__(self, n_layers=12, growth=16):
+        super().__init__()
+        inputs = [3 + growth * i for i in range(n_layers)]
+        self.layers = nn.ModuleList(nn.Conv2d(n, growth, 3, padding=1) for n in inputs)
+        self.head = nn.Linear(3 + growth * n_layers, 5)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.cat([x, torch.relu(layer(x))], dim=1)
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_network_that_joins_on_and_on_reads_no_more_combinations_than_can_be_listed():
+    model, x = Joining().eval(), torch.randn(1, 3, 8, 8)
+    space = space_around(model, x, kernel_sizes=False, depths=False)
+    assert 3 < len(space.choices) < 12  # the later layers follow
+    rng = np.random.default_rng(0)
+    for genotype in map(tuple, space.sample(rng, 5).tolist()):
+        network = Network(space.architecture(genotype)).eval()
+        assert network(x).shape == (1, 5)
+    largest = tuple(n - 1 for n in space.n_options)
+    torch.testing.assert_close(Network(space.architecture(largest)).eval()(x), model(x))
+    assert len(space.slot_tables) == len(space.slots)
+
+
 def test_mutation_and_crossover_stay_in_the_space(make_case):
     _, _, space = make_case("resnet")
     rng = np.random.default_rng(0)
