@@ -102,7 +102,8 @@ def begin_as_identity(network: Network, which: Sequence[bool] | None = None) -> 
         for module, is_wanted in zip(network.blocks, wanted, strict=True):
             keeps = getattr(module, "keeps_weights", False)
             last = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
-            if last and isinstance(last[-1], _LAST) and is_wanted and not keeps:
+            can_be_one = is_wanted and not keeps and x.is_floating_point()  # ids never come back
+            if can_be_one and last and isinstance(last[-1], _LAST):
                 _silence(module, last[-1], _like(x, generator))
             x = module(x)
     network.train(is_training)

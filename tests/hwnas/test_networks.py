@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hwnas.baselines import Dense, MeanEmbedding
 from hwnas.blocks import ClassifierHead, ConvBlock, InvertedResidual
 from hwnas.networks import Network, begin_as_identity, count, counts
 from hwnas.spaces.base import Architecture
@@ -276,9 +277,15 @@ def test_residual_blocks_of_ready_made_spaces_begin_as_identities(name):
     assert sum(zeros) >= 3
 
 
-def test_layers_of_transformers_begin_as_they_are():
-    space = make_space("vit", (1, 8, 8), 10)
-    network = Network(space.architecture((0,) * len(space.choices)))
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        make_space("vit", (1, 8, 8), 10).architecture((0,) * 11),
+        Architecture((9,), (MeanEmbedding(50, 8), Dense(3, False)), "int64"),
+    ],
+)
+def test_what_is_no_residual_branch_begins_as_it_is(architecture):
+    network = Network(architecture)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     begin_as_identity(network)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

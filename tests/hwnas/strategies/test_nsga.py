@@ -24,7 +24,7 @@ def test_generations_dominate_more_than_random_search(make_toy, make):
         np.median(
             [
                 pareto.hypervolume(objectives_of(one(toy.problem, seed=seed), toy, 120), [1.0, 3.0])
-                for seed in range(3)
+                for seed in range(7)
             ]
         )
         for one in (make, RandomSearch)
