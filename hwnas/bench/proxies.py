@@ -10,7 +10,7 @@ Reference:
 
 from __future__ import annotations
 
-import ast
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +45,7 @@ _PUBLISHED = {"macs": "zc_flops", "naswot": "zc_nwot"}
 # NASLib writes a cell as a number for each edge, by source first.
 _NASLIB_EDGES = tuple(sorted(EDGES))
 _NASLIB_OPTIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
+_NASLIB_CELL = re.compile(r"\(\d{1,3}(?:, ?\d{1,3})*,?\)")
 N_BATCHES = 2
 MIN_CELLS = 3
 
@@ -134,10 +135,8 @@ def cell_of(text: str) -> Genotype:
     """
     if text.lstrip().startswith("|"):
         return parse_cell(text)
-    try:
-        numbers = tuple(int(number) for number in ast.literal_eval(text))
-    except (ValueError, TypeError, SyntaxError):
-        numbers = ()
+    is_listed = _NASLIB_CELL.fullmatch(text.strip())
+    numbers = tuple(map(int, re.findall(r"\d+", text))) if is_listed else ()
     if len(numbers) != len(EDGES) or not all(0 <= n < len(_NASLIB_OPTIONS) for n in numbers):
         raise SpaceError(
             f"a cell is named like |nor_conv_3x3~0|+… or (0, 2, 3, 2, 3, 1), got {text[:120]!r}"
