@@ -26,8 +26,12 @@ def test_the_python_example_of_the_readme_delivers_a_front(
     monkeypatch.setattr(hwnas.config, "SearchConfig", short)
     monkeypatch.setitem(hwnas.spaces.catalog.SPACES, "mobile", make_tiny_space)
     monkeypatch.chdir(tmp_path)
-    # Eight trials are enough to show that every line of it works.
-    exec(re.sub(r"trials=\d+", "trials=8", code).replace("=80", "=8").replace("40%", "200%"), {})
+    # Eight trials are enough to show that every line works, and a budget that is met however noisy
+    # it is: measuring eight networks of 20 µs may leave intervals wider than any share of them.
+    for pattern, replacement in ((r"trials=\d+", "trials=8"), ("=80", "=8"), ("<=40%", "<=1000")):
+        code, n = re.subn(pattern, replacement, code)
+        assert n == 1, pattern
+    exec(code, {})
     lines = capsys.readouterr().out.splitlines()
     assert lines
     assert all(
