@@ -12,6 +12,7 @@ from hwnas.executors.processes import ProcessExecutor
 from hwnas.executors.ray_cluster import RayCluster
 from hwnas.executors.ray_executor import RayExecutor, TrialResources
 from hwnas.executors.this_thread import ThisThreadExecutor
+from profilers.nvidia import gpu_names
 
 __all__ = ["Workers"]
 
@@ -81,6 +82,7 @@ class Workers:
             initializer=initializer,
             limits=limits,
             n_threads=1 if self.n_at_once > 1 else self.n_threads,
+            gpus=gpu_names() if self.n_at_once > 1 else (),
             past_s=past_s,
             on_progress=on_progress,
         )

@@ -93,6 +93,18 @@ def read_gpus() -> tuple[Gpu, ...]:
     return tuple(_describe(handle, driver) for handle in handles)
 
 
+def gpu_names() -> tuple[str, ...]:
+    """What `CUDA_VISIBLE_DEVICES` may name the GPUs of `read_gpus` by, one each, in that order."""
+    nvml, handles = _library(), _visible_handles()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(","))[: len(handles)]
+    try:  # numbers would not do: CUDA counts by speed, NVML by slot
+        return tuple(str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles)
+    except nvml.NVMLError:
+        return ()
+
+
 def _describe(handle: Any, driver: str) -> Gpu:
     nvml = _library()
     limit_mw = _read(handle, "nvmlDeviceGetEnforcedPowerLimit")

@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -43,6 +43,8 @@ class ProcessExecutor(Executor):
             take `START_LIMIT_S`, and the memory of an evaluation.
         limits: Of each evaluation; None: the defaults.
         n_threads: That one process computes with.
+        gpus: As `CUDA_VISIBLE_DEVICES` names them: each worker sees one, in turn. Empty: all see
+            all of them.
         past_s: What whole evaluations took in earlier calls of the same search.
         on_progress: Called with the trial's number and the share of it that is done, from any
             thread.
@@ -61,6 +63,7 @@ class ProcessExecutor(Executor):
         initializer: Callable[[], object] | None = None,
         limits: Limits | None = None,
         n_threads: int = 1,
+        gpus: Sequence[str] = (),
         past_s: tuple[float, ...] = (),
         on_progress: Callable[[int, float], None] = lambda number, share: None,
         clock_s: Callable[[], float] = time.monotonic,
@@ -77,7 +80,12 @@ class ProcessExecutor(Executor):
         self._workers: set[WorkerProcess] = set()
         self._is_closed = threading.Event()
         self._threads = [
-            threading.Thread(target=self._keep_a_worker, daemon=True) for _ in range(n_workers)
+            threading.Thread(
+                target=self._keep_a_worker,
+                args=(gpus[i % len(gpus)] if gpus else None,),
+                daemon=True,
+            )
+            for i in range(n_workers)
         ]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
         for thread in self._threads:
@@ -110,7 +118,7 @@ class ProcessExecutor(Executor):
         for thread in self._threads if wait else ():
             thread.join()
 
-    def _keep_a_worker(self) -> None:
+    def _keep_a_worker(self, gpu: str | None) -> None:
         """Evaluate one trial after the other, in a process that is started again when it ended."""
         worker: WorkerProcess | None = None
         while (job := self._jobs.get()) is not None and not self._is_closed.is_set():
@@ -120,7 +128,7 @@ class ProcessExecutor(Executor):
                 if worker is None or not worker.is_alive:
                     self._forget(worker)
                     worker = None  # should starting one fail
-                    worker = self._started()
+                    worker = self._started(gpu)
                 job.future.set_result(self._evaluate(worker, job))
             except BaseException as error:
                 job.future.set_exception(error)
@@ -143,7 +151,7 @@ class ProcessExecutor(Executor):
         self._time_limit.note(self._clock_s() - start_s, job.trial.share)
         return found
 
-    def _started(self) -> WorkerProcess:
+    def _started(self, gpu: str | None) -> WorkerProcess:
         """A process that is ready for its first evaluation.
 
         Raises:
@@ -152,7 +160,7 @@ class ProcessExecutor(Executor):
         reason: object = None
         for _ in range(N_STARTS):
             try:
-                worker = WorkerProcess(self._n_threads)
+                worker = WorkerProcess(self._n_threads, gpu)
             except OSError as error:
                 raise ExecutorError(f"a worker process could not be started: {error}") from None
             with self._lock:

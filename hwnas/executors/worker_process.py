@@ -30,21 +30,29 @@ _CRASHES = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTR
 
 
 class WorkerProcess:
-    """One process, its two pipes, and what it writes to its error stream."""
+    """One process, its two pipes, and what it writes to its error stream.
 
-    def __init__(self, n_threads: int) -> None:
+    Args:
+        n_threads: That it computes with.
+        gpu: The only one that CUDA shows it, as `CUDA_VISIBLE_DEVICES` names it; None: all.
+    """
+
+    def __init__(self, n_threads: int, gpu: str | None = None) -> None:
         self._lock = threading.Lock()  # held to end what runs, or to say that it ran
         self._expected: tuple[float, str] | None = None  # by when, and what it is to miss that
         self._ended_because: str | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         # The same modules as here.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        env = os.environ | {"PYTHONPATH": path} | dict.fromkeys(_THREADS, str(n_threads))
+        if gpu is not None:
+            env["CUDA_VISIBLE_DEVICES"] = gpu
         self._process = GroupProcess(
             [sys.executable, "-P", "-c", _SERVE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"PYTHONPATH": path} | dict.fromkeys(_THREADS, str(n_threads)),
+            env=env,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

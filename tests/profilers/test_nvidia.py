@@ -6,7 +6,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from profilers import nvidia
-from profilers.nvidia import Gpu, decode_reasons, gpu_slowdown, read_gpus, total_energy_mj
+from profilers.nvidia import (
+    Gpu,
+    decode_reasons,
+    gpu_names,
+    gpu_slowdown,
+    read_gpus,
+    total_energy_mj,
+)
 
 # What NVML answers for an idle H100, in NVML's own units.
 H100 = {
@@ -75,6 +82,11 @@ class FakeNvml(ModuleType):
             if gpu.get("uuid") == uuid:
                 return gpu
         raise self.NVMLError("Not Found")
+
+    def nvmlDeviceGetUUID(self, gpu):
+        if "uuid" not in gpu:
+            raise self.NVMLError("Not Supported")
+        return gpu["uuid"]
 
     def nvmlSystemGetDriverVersion(self):
         return "550.54.15"
@@ -205,3 +217,17 @@ class TestStateWhileMeasuring:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert [total_energy_mj(i) for i in range(len(energies_mj))] == energies_mj
         assert [gpu.name for gpu in read_gpus()] == [f"Toy {e}" for e in energies_mj if e]
+        known = [
+            name.strip() for name, e in zip(visible.split(","), energies_mj, strict=False) if e
+        ]
+        assert list(gpu_names()) == known
+
+    def test_gpus_that_nothing_hides_are_named_by_what_slot_and_speed_do_not_change(
+        self, install_nvml
+    ):
+        install_nvml(FakeNvml({"uuid": "GPU-a"}, {"uuid": "GPU-b"}))
+        assert gpu_names() == ("GPU-a", "GPU-b")
+        install_nvml(FakeNvml({}))
+        assert gpu_names() == ()
+        install_nvml(None)
+        assert gpu_names() == ()

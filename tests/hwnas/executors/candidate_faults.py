@@ -20,6 +20,10 @@ def pid(trial):
     return os.getpid()
 
 
+def visible_gpus(trial):
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 def prints_and_reports(trial):
     print("words on standard output")
     report(0.25)

@@ -50,6 +50,17 @@ def test_a_process_of_its_own_evaluates_one_trial_after_the_other(executor, faul
     assert [result(executor, faults.number, n) for n in (3, 5)] == [3, 5]
 
 
+def test_each_worker_sees_a_gpu_of_its_own_in_turn(faults, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with ProcessExecutor(3, gpus=("GPU-a", "GPU-b")) as executor:
+        futures = [executor.submit(faults.visible_gpus, Trial(n, (1,), None)) for n in range(3)]
+        # While the processes start, each worker has taken one.
+        shown = sorted(future.result(LONG_S) for future in futures)
+    assert shown == ["GPU-a", "GPU-a", "GPU-b"]
+    with ProcessExecutor() as executor:
+        assert result(executor, faults.visible_gpus) == "GPU-a,GPU-b"
+
+
 @pytest.mark.parametrize(
     ("name", "error", "reason"),
     [
