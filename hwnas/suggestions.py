@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwnas.graph_edits import EDITS, Costs, Edit, costs_by_tensor
 from predictors.explain import Explanation, explain
@@ -71,15 +71,35 @@ def suggest(
         costs_by_tensor((k.node.name, k.node.writes, k.latency_ms) for k in before.kernels),
         channel_block(),
     )
-    found = []
+    found: list[Suggestion] = []
     for done, make in enumerate(EDITS, 1):
         edit = make(model, costs)
         if edit is not None:
             with suppress(ModelError):  # what the checker let through, the runtime does not
                 after = explain(predictor, profiler.kernels(edit.model), family=family)
-                found.append(Suggestion(edit, before, after))
+                # No more models are held than are asked for: each has all weights.
+                found = best([*found, Suggestion(edit, before, after)], n)
         on_edit(done, len(EDITS))
-    return best(found, n)
+    return found
+
+
+def as_measured(found: Sequence[Suggestion], measured: Explanation) -> list[Suggestion]:
+    """The same savings, as shares of what was predicted again after measuring kernels.
+
+    Kernels of an edited model have other shapes than those that were measured, so that both sides
+    of a saving are to come from the predictor as it was before.
+    """
+    scaled = []
+    for each in found:
+        factor = measured.latency_ms / each.before.latency_ms
+        after = replace(
+            each.after,
+            latency_ms=factor * each.after.latency_ms,
+            low_ms=factor * each.after.low_ms,
+            high_ms=factor * each.after.high_ms,
+        )
+        scaled.append(Suggestion(each.edit, measured, after))
+    return scaled
 
 
 def best(found: Sequence[Suggestion], n: int) -> list[Suggestion]:

@@ -57,7 +57,7 @@ def fit_on_table(
         PredictorError: A device has too few rows.
     """
     names = [name.removesuffix(LATENCY_SUFFIX) for name in devices]
-    table = read_latency_table(path, names, may_miss=True)
+    table = read_latency_table(path, names)
     samples = []
     for name in dict.fromkeys(names):
         latency_ms = table.latency_ms[name]
@@ -89,7 +89,7 @@ def read_measured(source: str, table: Path | None, n_rows: int) -> Measured:
                 f"{LATENCY_COLUMN} is needed, or --table and the name of a column of it"
             )
         name = source.removesuffix(LATENCY_SUFFIX)
-        found = read_latency_table(table, [name], may_miss=True).latency_ms[name]
+        found = read_latency_table(table, [name]).latency_ms[name]
         rows = np.flatnonzero(np.isfinite(found))
         return Measured(rows, found[rows])
     try:

@@ -20,6 +20,7 @@ IntArray = NDArray[np.int64]
 
 KERNELS = ("totals", "choices", "smooth totals", "all choices")
 MAX_CATEGORIES, N_BINS = 32, 8
+MAX_OPTIONS = 256  # of a column of text
 MIN_OVERLAP = 0.5  # shared options over all options, from which on two columns count together
 LIKENESS = 3.0  # architectures that differ in every column are alike by exp(-3)
 
@@ -51,23 +52,24 @@ class ArchitectureFeatures:
         """Read columns of equal length n.
 
         Args:
-            choices: By name, the option chosen: text or numbers. A column of numbers with more
-                than `MAX_CATEGORIES` values is taken as a quantity: in bins, and as it is.
+            choices: By name, the option chosen: text or numbers; a missing one is an option, too. A
+                column of numbers with more than `MAX_CATEGORIES` values is taken as a quantity: in
+                bins, and as it is.
             given: By name, counts that are known of each architecture, such as macs and params.
 
         Raises:
-            PredictorError: There is no column of choices, or a value is missing.
+            PredictorError: There is no column of choices, a count is missing, or a column of text
+                has more than `MAX_OPTIONS` values, as one that names each row does.
         """
         if not choices:
             raise PredictorError("at least one column of choices is needed to tell rows apart")
         columns, quantities, offered = [], [], []
         for name, values in choices.items():
-            options, quantity = _options(name, pd.Series(np.asarray(values)))
+            names, codes, quantity = _options(name, pd.Series(np.asarray(values)))
             if quantity is not None:
                 quantities.append(quantity)
-            names, codes = np.unique(options, return_inverse=True)
-            columns.append(np.eye(len(names))[codes])
-            offered.append([str(option) for option in names])
+            columns.append(np.asarray(codes[:, None] == np.arange(len(names)), np.float64))
+            offered.append(names)
         totals = _count(columns, offered)
         unit = float(totals.std(axis=0).mean()) if totals.size else 1.0
         for name, values in (given or {}).items():
@@ -125,14 +127,31 @@ class ArchitectureFeatures:
         return np.stack([*squares, ones, ones])
 
 
-def _options(name: str, values: pd.Series[Any]) -> tuple[Any, FloatArray | None]:
-    """One column as options, and as a quantity if it is one."""
-    if values.isna().any():
-        raise PredictorError(f"column {name!r} has missing values; every row needs every choice")
-    if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= MAX_CATEGORIES:
-        return values.to_numpy(), None
-    bins = pd.qcut(values, N_BINS, labels=False, duplicates="drop")
-    return bins.to_numpy(), _finite(name, values)
+def _options(name: str, values: pd.Series[Any]) -> tuple[list[str], IntArray, FloatArray | None]:
+    """Of one column the options, which of them each row has, and the quantity if it is one."""
+    if pd.api.types.is_numeric_dtype(values) and values.nunique() > MAX_CATEGORIES:
+        known = values.dropna()
+        quantity = _finite(name, values.fillna(known.mean()))
+        values = pd.qcut(values, N_BINS, labels=False, duplicates="drop")
+    else:
+        quantity = None
+        if not pd.api.types.is_numeric_dtype(values):
+            values = values.where(values.isna(), values.astype(str))
+    codes, found = pd.factorize(values, sort=True, use_na_sentinel=False)
+    if len(found) > MAX_OPTIONS:
+        raise PredictorError(
+            f"column {name!r} has {len(found):,} different values, {MAX_OPTIONS} at most are "
+            f"options of a choice; rename it if it describes whole architectures"
+        )
+    return [_text(option) for option in found], np.asarray(codes, np.int64), quantity
+
+
+def _text(option: Any) -> str:
+    """The same for 3, and for 3.0 of a column in which others are missing."""
+    if pd.isna(option):
+        return "missing"
+    is_whole = isinstance(option, float) and option.is_integer()
+    return str(int(option) if is_whole else option)
 
 
 def _finite(name: str, values: ArrayLike) -> FloatArray:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from predictors.errors import NotFittedError, PredictorError
 from predictors.features import moved_bytes
-from predictors.intervals import conformal_bounds, folds, local_scale
+from predictors.intervals import conformal_bounds, folds, local_scale, read_scale
 from predictors.network_latency import LatencyPrediction, undisturbed
 from profilers.kernels import Kernel, macs
 from profilers.measurement import NetworkMeasurement
@@ -161,10 +161,11 @@ class EnergyPredictor:
         """
         predictor = cls(level=float(data["level"]), seed=int(data["seed"]))
         predictor.coef_ = np.asarray(data["coef"], np.float64).reshape(4)
+        if not (predictor.coef_ >= 0).all() or not predictor.coef_.any():
+            raise ValueError("its coefficients give no energies > 0")
         low, high = (float(bound) for bound in data["bounds"])
         predictor.bounds_ = (low, high)
-        predictor.scale_ = np.asarray(arrays["scale"], np.float64).reshape(2, -1)
-        predictor.held_out_ = np.asarray(arrays["held_out"], np.float64).reshape(2, -1)
+        predictor.scale_, predictor.held_out_ = read_scale(arrays)
         return predictor
 
 

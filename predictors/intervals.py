@@ -84,6 +84,22 @@ def local_scale(position: ArrayLike, errors: ArrayLike) -> NDArray[np.float64]:
     return np.stack([knots, (np.array(near) + overall) / 2])
 
 
+def read_scale(arrays: Mapping[str, NDArray[Any]]) -> tuple[FloatArray, FloatArray]:
+    """What a file says of a predictor's errors: its `local_scale` and what was held out, `(2, n)`.
+
+    Raises:
+        KeyError, ValueError: It was not written by a predictor.
+    """
+    scale, held_out = (
+        np.asarray(arrays[name], np.float64).reshape(2, -1) for name in ("scale", "held_out")
+    )
+    if not scale.size or (np.diff(scale[0]) <= 0).any() or not (scale[1] > 0).all():
+        raise ValueError("its scale of errors has no rising positions, or is not > 0")
+    if not (held_out > 0).all():
+        raise ValueError("what it was held against is not > 0")
+    return scale, held_out
+
+
 @dataclass(frozen=True)
 class Calibration:
     """How far predictions were off on networks that the model did not see.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.errors import NotFittedError, PredictorError
-from predictors.intervals import conformal_bounds, folds, local_scale
+from predictors.intervals import conformal_bounds, folds, local_scale, read_scale
 from profilers.arena import aligned
 from profilers.memory import PartBuffer, PartMemory
 
@@ -237,8 +237,7 @@ class PeakMemoryPredictor:
         predictor.centre_ = float(data["centre"])
         low, high = (float(bound) for bound in data["bounds"])
         predictor.bounds_ = (low, high)
-        predictor.scale_ = np.asarray(arrays["scale"], np.float64).reshape(2, -1)
-        predictor.held_out_ = np.asarray(arrays["held_out"], np.float64).reshape(2, -1)
+        predictor.scale_, predictor.held_out_ = read_scale(arrays)
         return predictor
 
 

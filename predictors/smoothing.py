@@ -22,8 +22,11 @@ MIXTURES = np.array([
 LEVEL_VARIANCE = 10.0  # of the mean, against values near 1: it may be anything
 NOISE_RATIOS = 10.0 ** np.arange(-6.0, 2.1, 0.5)
 N_CLIPPINGS, CLIP = 4, 3.0
-START_CLIP = 5.0  # around the median: wide, as architectures do differ
+# Around the median: wide, as architectures do differ; or not at all: what a few options cost may be
+# as far from the median as any outlier.
+START_CLIPS = (5.0, np.inf)
 MAD_TO_STD = 1.4826
+SMALLEST = 1e-9  # of values near 1
 CHUNK = 2000
 
 
@@ -47,6 +50,7 @@ class Curve:
 @dataclass
 class _Fit:
     log_likelihood: float
+    left_out_error: float  # mean logarithm of what the sample is off by from fits without it
     mixture: FloatArray  # (4,)
     weights: FloatArray  # (r,): values = kernel @ weights
     clipped: FloatArray  # (r,)
@@ -58,7 +62,8 @@ def smooth(
     """Gaussian process regression of several devices that were sampled at the same rows.
 
     Outliers beyond three robust standard deviations are drawn in to there (Huber's way), because
-    one stalled timing must not bend the curve.
+    one stalled timing must not bend the curve. Whether they are drawn in before the first fit, too,
+    is settled by what fits say of the rows that are left out of them.
 
     Args:
         features: All n architectures.
@@ -75,7 +80,10 @@ def smooth(
         eigenvalues, vectors = np.linalg.eigh(covariance)
         eigenvalues = np.maximum(eigenvalues, 0.0)
         for i, sample in enumerate(samples):
-            fit = _fit(mixture, eigenvalues, vectors, sample)
+            fit = min(
+                (_fit(mixture, eigenvalues, vectors, sample, clip) for clip in START_CLIPS),
+                key=lambda each: each.left_out_error,
+            )
             held = best[i]
             if held is None or fit.log_likelihood > held.log_likelihood:
                 best[i] = fit
@@ -88,10 +96,14 @@ def smooth(
 
 
 def _fit(
-    mixture: FloatArray, eigenvalues: FloatArray, vectors: FloatArray, sample: FloatArray
+    mixture: FloatArray,
+    eigenvalues: FloatArray,
+    vectors: FloatArray,
+    sample: FloatArray,
+    start_clip: float,
 ) -> _Fit:
     middle = np.median(sample)
-    clipped = middle + _draw_in(sample - middle, START_CLIP)
+    clipped = middle + _draw_in(sample - middle, start_clip)
     noise, fit = NOISE_RATIOS[:, None], None
     for _ in range(N_CLIPPINGS):
         rotated = vectors.T @ clipped
@@ -100,7 +112,9 @@ def _fit(
         fits = -0.5 * (len(sample) * np.log(variance + 1e-300) + np.log(spectrum).sum(axis=1))
         at = int(fits.argmax())
         weights = vectors @ (rotated / spectrum[at])
-        fit = _Fit(float(fits[at]), mixture, weights, clipped)
+        left_out = clipped - weights / (np.square(vectors) @ (1 / spectrum[at]))
+        error = float(np.log(np.abs(sample - left_out) + SMALLEST).mean())
+        fit = _Fit(float(fits[at]), error, mixture, weights, clipped)
         smooth_values = vectors @ (eigenvalues / spectrum[at] * rotated)
         clipped = smooth_values + _draw_in(sample - smooth_values, CLIP)
     assert fit is not None
@@ -109,7 +123,9 @@ def _fit(
 
 def _draw_in(residuals: FloatArray, clip: float) -> FloatArray:
     """No residual is beyond `clip` robust standard deviations."""
-    bound = clip * MAD_TO_STD * float(np.median(np.abs(residuals))) + 1e-9
+    if np.isinf(clip):
+        return residuals
+    bound = clip * MAD_TO_STD * float(np.median(np.abs(residuals))) + SMALLEST
     return np.clip(residuals, -bound, bound)
 
 

@@ -29,6 +29,7 @@ DEFAULT_MEASURED = 10
 DEFAULT_LEVEL = 0.9
 SCALES = ("latency", "log latency")
 MAX_WIDEN = 1e3
+MAX_USED = 400  # measurements of a new device: time grows with their cube
 
 
 @dataclass(frozen=True)
@@ -195,11 +196,15 @@ class TransferPredictor:
         """Latencies of all architectures on a new device, from measurements of it.
 
         Args:
-            rows: What was measured, `(m,)`, at least two; from `choose`, or any.
+            rows: What was measured, `(m,)`, at least two; from `choose`, or any. Of more than
+                `MAX_USED`, so many are looked at, drawn by the seed.
             latency_ms: What it took, `(m,)`, > 0.
         """
         prior = self._fitted()
         rows, latency_ms = self._measurements(rows, latency_ms)
+        if len(rows) > MAX_USED:
+            drawn = np.random.default_rng(self.seed).choice(len(rows), MAX_USED, replace=False)
+            rows, latency_ms = rows[drawn], latency_ms[drawn]
         posterior = condition(prior, rows, latency_ms, np.arange(len(self.features)))
         # What is played through is for `n_measured`; fewer tell less of the variance, too.
         usual, now = (self._student(n) for n in (self.n_measured, len(rows)))

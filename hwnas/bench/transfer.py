@@ -6,6 +6,7 @@ A table has one row per architecture, columns that start with `op` and say what 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hwnas.errors import ConfigError, DataError, unknown_name
+from hwnas.number_text import number
 from hwnas.progress import Progress
 from predictors.architectures import ArchitectureFeatures
 from predictors.metrics import accuracy
@@ -52,8 +54,8 @@ class LatencyTable:
 
     Attributes:
         features: What the choices say.
-        given: `macs` and `params`, as far as the table has them, `(n,)` each.
-        latency_ms: By device, without `_ms`, `(n,)` each, all > 0, or NaN where that is allowed.
+        given: `macs` and `params`, as far as the table has them of all rows, `(n,)` each.
+        latency_ms: By device, without `_ms`, `(n,)` each, > 0; NaN where it was not measured.
         choices: By column, the options as text, n each.
     """
 
@@ -64,18 +66,21 @@ class LatencyTable:
 
 
 def read_latency_table(
-    path: Path, devices: Iterable[str], *, may_miss: bool = False
+    path: Path, devices: Iterable[str], *, is_complete: bool = False
 ) -> LatencyTable:
     """Read what is needed of those devices.
+
+    Counts that are no numbers, or not there of every row, are left out.
 
     Args:
         path: Parquet file.
         devices: Their names, without `_ms`.
-        may_miss: Rows may be empty, which were not measured: they are NaN.
+        is_complete: Leave out rows in which one of the devices was not measured.
 
     Raises:
         DataError: The file cannot be read, has no column of choices or not that device, or a
-            latency is not positive, or missing where none may be.
+            latency is not positive.
+        PredictorError: A column of choices describes whole architectures.
     """
     try:
         frame = read_parquet(path, TABLE_BYTES).to_pandas()
@@ -95,25 +100,32 @@ def read_latency_table(
     for device in devices:
         if device not in known:
             raise DataError(unknown_name("device", device, known))
-        latency_ms[device] = _positive(frame[device + LATENCY_SUFFIX], device, may_miss)
-    given = {name: frame[name].to_numpy(np.float64) for name in GIVEN if name in names}
+        latency_ms[device] = _positive(frame[device + LATENCY_SUFFIX], device)
+    if is_complete:
+        whole = np.all([np.isfinite(each) for each in latency_ms.values()], axis=0)
+        frame = frame[whole]
+        latency_ms = {device: each[whole] for device, each in latency_ms.items()}
+    given = {name: frame[name].to_numpy(np.float64) for name in GIVEN if _is_known(frame, name)}
     features = ArchitectureFeatures.from_columns({name: frame[name] for name in choices}, given)
     described = {name: [str(option) for option in frame[name]] for name in choices}
     return LatencyTable(features, given, latency_ms, described)
 
 
-def _positive(column: pd.Series[Any], device: str, may_miss: bool) -> FloatArray:
+def _is_known(frame: pd.DataFrame, name: str) -> bool:
+    if name not in frame.columns or not pd.api.types.is_numeric_dtype(frame[name]):
+        return False
+    return bool(np.isfinite(frame[name].to_numpy(np.float64, na_value=np.nan)).all())
+
+
+def _positive(column: pd.Series[Any], device: str) -> FloatArray:
     if not pd.api.types.is_numeric_dtype(column):
         raise DataError(f"{device}{LATENCY_SUFFIX} holds {column.dtype}, numbers are needed")
     values = column.to_numpy(np.float64, na_value=np.nan)
-    wrong = ~(np.isfinite(values) & (values > 0))
-    if may_miss:
-        wrong &= ~np.isnan(values)
+    wrong = ~(np.isfinite(values) & (values > 0)) & ~np.isnan(values)
     if wrong.any():
         raise DataError(
-            f"{device}{LATENCY_SUFFIX} has {wrong.sum()} of {len(values)} rows that are "
-            f"{'' if may_miss else 'missing or '}not > 0. Remove those rows, or leave the device "
-            "out."
+            f"{device}{LATENCY_SUFFIX} has {wrong.sum()} of {len(values)} rows that are not > 0. "
+            f"Remove those rows, or leave the device out."
         )
     return values
 
@@ -132,7 +144,8 @@ def bench_transfer(
     """Transfer from the `train` devices to each `test` device, once per seed 0, 1, …
 
     A seed draws the rows that the training devices are known at, the same for all of them; from
-    those the predictor chooses what to measure on a test device. All other rows are scored.
+    those the predictor chooses what to measure on a test device. All other rows are scored. Rows
+    that one of the devices was not measured at are left out.
 
     Args:
         path: Parquet file.
@@ -151,17 +164,22 @@ def bench_transfer(
     """
     train, test = ([name.removesuffix(LATENCY_SUFFIX) for name in names] for names in (train, test))
     _check_devices(train, test)
-    table = read_latency_table(path, [*train, *test])
+    table = read_latency_table(path, [*train, *test], is_complete=True)
     n_rows = len(table.features)
+    if n_rows < MIN_TRAINING_ROWS:
+        raise DataError(
+            f"{path}: at least {MIN_TRAINING_ROWS} rows that all of {', '.join([*train, *test])} "
+            f"were measured at are needed, got {n_rows}"
+        )
     if not MIN_ROWS <= n_samples <= min(MAX_SAMPLES, n_rows - 2):
         raise ConfigError(
             f"between {MIN_ROWS} and {min(MAX_SAMPLES, n_rows - 2)} samples of a test device can "
             f"be used of this table's {n_rows} rows, got {n_samples}"
         )
-    if n_train_samples < MIN_TRAINING_ROWS or n_rows < MIN_TRAINING_ROWS or n_seeds < 1:
+    if n_train_samples < MIN_TRAINING_ROWS or n_seeds < 1:
         raise ConfigError(
             f"at least {MIN_TRAINING_ROWS} rows of the training devices and one seed are needed, "
-            f"got {n_train_samples} of {n_rows} rows and {n_seeds} seeds"
+            f"got {n_train_samples} rows and {n_seeds} seeds"
         )
     n_train_samples = min(n_train_samples, n_rows)
     start = time.perf_counter()
@@ -178,7 +196,7 @@ def bench_transfer(
             for device in test:
                 runs.append({"seed": seed, "device": device, **_run(
                     predictor, table, table.latency_ms[device], n_samples)})  # fmt: skip
-            task.update(seed + 1, note=f"Spearman {runs[-1]['spearman']:.3f} on {test[-1]}")
+            task.update(seed + 1, note=f"Spearman {number(runs[-1]['spearman'])} on {test[-1]}")
     devices = {
         device: _summary([run for run in runs if run["device"] == device]) for device in test
     }
@@ -196,8 +214,8 @@ def bench_transfer(
         "level": level,
         "scales": {scale: scales.count(scale) for scale in sorted(set(scales))},
         "seconds": time.perf_counter() - start,
-        "spearman": float(np.mean([summary["spearman"] for summary in devices.values()])),
-        "mape": float(np.mean([summary["mape"] for summary in devices.values()])),
+        "spearman": _mean([summary["spearman"] for summary in devices.values()]),
+        "mape": _mean([summary["mape"] for summary in devices.values()]),
         "devices": devices,
         "runs": runs,
     }
@@ -229,7 +247,7 @@ def _run(
     inside = (low <= measured_ms[rest]) & (measured_ms[rest] <= high)
     baselines = {MEAN_DEVICE: predictor.predict_unmeasured(), **table.given}
     return {
-        "spearman": found.spearman,
+        "spearman": _number(found.spearman),
         "mape": found.mape,
         "within_10": found.within_10,
         "coverage": float(inside.mean()),
@@ -243,14 +261,15 @@ def _run(
 
 def _baseline(
     score: FloatArray, measured_ms: FloatArray, chosen: NDArray[np.int64], rest: NDArray[np.bool_]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """A score as it is (0 samples), and its MAPE as a line through the same samples."""
-    line = np.polynomial.Polynomial.fit(score[chosen], measured_ms[chosen], deg=1)
+    deg = 1 if np.ptp(score[chosen]) > 0 else 0  # a score that does not vary says nothing
+    line = np.polynomial.Polynomial.fit(score[chosen], measured_ms[chosen], deg=deg)
     lowest = measured_ms[chosen].min() / 2  # a line may go below zero, a latency does not
     predicted = np.maximum(line(score[rest]), lowest)
     found = accuracy(predicted, measured_ms[rest])
     return {
-        "spearman": accuracy(score[rest], measured_ms[rest]).spearman,
+        "spearman": _number(accuracy(score[rest], measured_ms[rest]).spearman),
         "mape_with_samples": found.mape,
     }
 
@@ -258,14 +277,23 @@ def _baseline(
 def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds of one device; of Spearman the worst and the spread, too."""
     keys = ("spearman", "mape", "within_10", "coverage", "half_width")
-    summary: dict[str, Any] = {key: float(np.mean([run[key] for run in runs])) for key in keys}
-    spearman = [run["spearman"] for run in runs]
-    summary["spearman_min"] = float(min(spearman))
-    summary["spearman_std"] = float(np.std(spearman))
+    summary: dict[str, Any] = {key: _mean([run[key] for run in runs]) for key in keys}
+    spearman = [run["spearman"] for run in runs if run["spearman"] is not None]
+    summary["spearman_min"] = min(spearman, default=None)
+    summary["spearman_std"] = float(np.std(spearman)) if spearman else None
     summary["baselines"] = {
-        name: {
-            key: float(np.mean([run["baselines"][name][key] for run in runs])) for key in baseline
-        }
+        name: {key: _mean([run["baselines"][name][key] for run in runs]) for key in baseline}
         for name, baseline in runs[0]["baselines"].items()
     }
     return summary
+
+
+def _number(value: float) -> float | None:
+    """None where nothing can be ranked: nan is no JSON."""
+    return None if math.isnan(value) else value
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of what is known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

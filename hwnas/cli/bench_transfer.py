@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hwnas.cli.output import AsJson, ConsoleProgress, print_json, print_table
+from hwnas.number_text import number
 
 
 def transfer(
@@ -53,7 +54,7 @@ def transfer(
     shares = ("mape", "within_10", "coverage", "half_width")
     found = record["devices"]
     print_table(title, columns, [
-        (device, f"{each['spearman']:.4f}", f"{each['spearman_min']:.4f}",
+        (device, number(each["spearman"], digits=4), number(each["spearman_min"], digits=4),
          *(f"{100 * each[share]:.1f}" for share in shares))
         for device, each in found.items()
     ])  # fmt: skip
@@ -70,7 +71,11 @@ def _names(text: str) -> list[str]:
 def _others(found: dict[str, Any]) -> list[tuple[object, ...]]:
     """What ranks the same device otherwise: baselines here, and published figures."""
     rows: list[tuple[object, ...]] = [
-        (f"{name}, 0 samples", f"{each['spearman']:.4f}", f"{100 * each['mape_with_samples']:.1f}")
+        (
+            f"{name}, 0 samples",
+            number(each["spearman"], digits=4),
+            f"{100 * each['mape_with_samples']:.1f}",
+        )
         for name, each in found["baselines"].items()
     ]
     for name, spearman in found.get("published_spearman", {}).items():

@@ -104,6 +104,7 @@ def predict(
 
     [bold]hwnas predict model.onnx --predictor predictor.npz --measure --html model.html[/bold]
     """
+    from hwnas.suggestions import as_measured
     from profilers.isolation import IsolatedProfiler
     from profilers.onnx_models import check_batch, load_model
 
@@ -118,11 +119,18 @@ def predict(
     loaded = load_model(model, batch=batch, shapes=parse_shapes(shape))
     if predictor is None:
         fitted, here, note = shipped_predictor(
-            target or "onnxruntime-cpu", threads or 1, precision or "fp32", loaded.batch
+            target or "onnxruntime-cpu", threads or 1, precision or "fp32", batch or 1
         )
     there = fitted.target_
     assert there is not None
-    check_batch(loaded, there.batch)
+    if batch is not None:
+        check_batch(loaded, there.batch)
+    elif loaded.batch != there.batch:  # maybe no batch at all: time may come first, or channels
+        axis = (
+            f"the first axis of {loaded.name} is {loaded.batch} long, the predictor's networks "
+            f"took batches of {there.batch}: this is the latency of one run"
+        )
+        note = f"{note}; {axis}" if note else axis
     set_interval(fitted, level, family)
     clock.lap("load")
     if measure and here.key != there.key:
@@ -133,14 +141,16 @@ def predict(
     with IsolatedProfiler(here) as profiler:  # a model may take the process down that loads it
         answer = _Answer(loaded, here, fitted.latency, fitted.energy, profiler, family or "")
         clock.lap("predict")
-        before = answer.explanation
+        first = answer
         if measure:
             latency = _measured(answer, measure_seconds, measurements, progress)
             fitted = replace(fitted, latency=latency)
             answer = _Answer(loaded, here, fitted.latency, fitted.energy, profiler, family or "")
             clock.lap("measure")
         is_slow = clock.seconds["predict"] > SLOW_S
-        suggestions = _suggestions(answer, suggest, progress if is_slow else Silent())
+        suggestions = _suggestions(first, suggest, progress if is_slow else Silent())
+        if measure:
+            suggestions = as_measured(suggestions, answer.explanation)
         clock.lap("suggest")
     paths = _write_models(suggestions, suggestions_folder)
     record = {
@@ -149,7 +159,7 @@ def predict(
         "note": note or None,
         "level": fitted.level,
         **answer.record(),
-        "before_measuring": _interval(before) if measure else None,
+        "before_measuring": _interval(first.explanation) if measure else None,
         "suggestions": [
             _suggestion_record(s, path) for s, path in zip(suggestions, paths, strict=True)
         ],
@@ -168,7 +178,7 @@ def predict(
     if as_json:
         print_json(record)
         return
-    _show(answer, fitted.level, note, before if measure else None)
+    _show(answer, fitted.level, note, first.explanation if measure else None)
     _show_suggestions(suggestions, paths)
 
 

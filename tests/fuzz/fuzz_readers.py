@@ -148,7 +148,7 @@ def _read_search_table(path: Path) -> None:
 
 
 def _read_latency_table(path: Path) -> None:
-    read_latency_table(path, ["a"], may_miss=True)
+    read_latency_table(path, ["a"])
 
 
 def _search_tables() -> list[bytes]:

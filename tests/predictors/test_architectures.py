@@ -53,11 +53,35 @@ def test_a_column_of_many_numbers_is_a_quantity():
     assert np.corrcoef(features.totals[:, 0], width)[0, 1] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_missing_choice_is_an_option_like_another(missing):
+    known = ArchitectureFeatures.from_columns({"op_0": ["a", "-", "b"], "op_1": ["a", "b", "-"]})
+    other = ArchitectureFeatures.from_columns(
+        {"op_0": ["a", missing, "b"], "op_1": ["a", "b", missing]}
+    )
+    np.testing.assert_allclose(known.kernels(ALL, ALL), other.kernels(ALL, ALL))
+
+
+def test_numbers_beside_missing_ones_are_the_numbers_of_other_columns():
+    whole = {"op_0": [3, 5, 7, 3], "op_1": [5, 7, 3, 3]}
+    gaps = {"op_0": [3, 5, 7, 3], "op_1": [5, 7, 3, None]}
+    a, b = (ArchitectureFeatures.from_columns(columns).totals for columns in (whole, gaps))
+    assert (a.shape[1], b.shape[1]) == (3, 4)  # counts of 3, 5 and 7, and of what is missing
+
+
+def test_a_quantity_may_be_missing_too():
+    width = np.arange(100) * 8.0
+    width[::9] = np.nan
+    features = ArchitectureFeatures.from_columns({"op_width": width})
+    assert features.codes.shape == (100, 9)
+    assert np.isfinite(features.totals).all()
+
+
 @pytest.mark.parametrize(
     ("choices", "given", "message"),
     [
         ({}, {}, "at least one column"),
-        ({"op_0": ["a", None]}, {}, "'op_0' has missing values"),
+        ({"op_0": [str(i) for i in range(300)]}, {}, "'op_0' has 300 different values, 256 at"),
         ({"op_0": ["a", "b"]}, {"macs": [1.0, np.nan]}, "'macs' has missing or infinite"),
     ],
 )

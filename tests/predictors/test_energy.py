@@ -110,6 +110,24 @@ def test_a_saved_predictor_predicts_the_same(with_energy):
     assert again.level == 0.7
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": np.zeros((2, 0))}, "no rising positions"),
+        ({"scale": np.array([[1.0, 1.0], [1.0, 2.0]])}, "no rising positions"),
+        ({"scale": np.array([[0.0], [-1.0]])}, "is not > 0"),
+        ({"held_out": np.zeros((2, 5))}, "held against is not > 0"),
+        ({"held_out": np.ones(5)}, "reshape"),
+        ({"coef": [-1.0, 0.0, 0.0, 0.0]}, "no energies > 0"),
+        ({"coef": [0.0, 0.0, 0.0, 0.0]}, "no energies > 0"),
+    ],
+)
+def test_a_file_that_says_what_no_fit_finds_is_refused_as_it_is_read(with_energy, change, message):
+    data, arrays = EnergyPredictor().fit(with_energy()).to_data()
+    with pytest.raises(ValueError, match=message):
+        EnergyPredictor.from_data(data | change, arrays | change)
+
+
 def test_nothing_has_no_terms():
     assert EnergyPredictor.terms([]).shape == (0, 2)
 

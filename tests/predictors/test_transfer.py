@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from predictors import transfer
 from predictors.architectures import ArchitectureFeatures
 from predictors.errors import NotFittedError, PredictorError, PredictorFileError
 from predictors.files import describe_predictor, load_predictor, save_predictor
@@ -209,6 +210,30 @@ def test_outliers_of_a_training_device_are_drawn_in(table):
     (curve,) = smooth(features, ROWS, [stalled])
     assert np.abs(curve.values[ROWS] / clean - 1).mean() < 0.1
     assert np.abs(curve.clipped / clean - 1).max() < 1.0
+
+
+def test_an_option_that_costs_ten_times_as_much_is_no_outlier():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(4, size=(200, 3))
+    features = ArchitectureFeatures.from_columns({f"op_{i}": codes[:, i] for i in range(3)})
+    truth = 1 + 0.15 * codes[:, 1] / 3 + 9.0 * (codes[:, 0] == 2)
+    truth /= truth.mean()
+    rows = np.arange(0, 200, 2)
+    sample = (truth * rng.lognormal(0, 0.01, 200))[rows]
+    (curve,) = smooth(features, rows, [sample])
+    assert np.abs(curve.values / truth - 1).max() < 0.1
+
+
+def test_many_measurements_take_no_longer_than_some_hundred(predictor, table, monkeypatch):
+    monkeypatch.setattr(transfer, "MAX_USED", 20)
+    _, latency = table
+    new, rows, seen = latency[-1], np.arange(100), []
+    condition = transfer.condition
+    monkeypatch.setattr(
+        transfer, "condition", lambda *of: seen.append(len(of[1])) or condition(*of)
+    )
+    assert spearman(predictor.predict(rows, new[rows]).score, new) > 0.95
+    assert seen == [20]
 
 
 def test_a_held_out_device_leaves_no_trace_in_the_prior(predictor):

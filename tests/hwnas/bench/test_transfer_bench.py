@@ -12,6 +12,7 @@ from hwnas.bench.transfer import bench_transfer, read_latency_table
 from hwnas.cli.bench_transfer import transfer
 from hwnas.errors import ConfigError, DataError
 from hwnas.progress import Silent
+from predictors.errors import PredictorError
 
 N_ROWS = 300
 CONVS = np.array(["conv", "none", "pool"])
@@ -110,15 +111,39 @@ def test_options_that_cannot_be_used_get_one_message(path, changes, error, messa
             lambda t: t.drop(columns=[f"op_{i}" for i in range(4)]),
             "no column that starts with 'op'",
         ),
-        (lambda t: t.assign(d_ms=t["d_ms"].where(t.index != 3)), "d_ms has 1 of 300 rows"),
+        (lambda t: t.assign(op_name=[f"cell {i}" for i in t.index]), "'op_name' has 300 different"),
         (lambda t: t.assign(d_ms=t["d_ms"] - t["d_ms"].min()), "d_ms has 1 of 300 rows"),
         (lambda t: t.assign(d_ms="fast"), "numbers are needed"),
     ],
 )
 def test_a_table_that_cannot_be_used_gets_one_message(table, tmp_path, change, message):
     change(table).to_parquet(tmp_path / "wrong.parquet")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, PredictorError), match=message):
         read_latency_table(tmp_path / "wrong.parquet", ["a", "d"])
+
+
+def test_rows_that_a_device_was_not_measured_at_are_left_out(table, tmp_path):
+    gaps = table.assign(d_ms=table["d_ms"].where(table.index >= 200), macs="7.8M")
+    gaps.to_parquet(tmp_path / "gaps.parquet")
+    record = bench(tmp_path / "gaps.parquet")
+    assert record["n_rows"] == 100
+    assert set(record["devices"]["d"]["baselines"]) == {"mean of the training devices"}
+    gaps.assign(d_ms=table["d_ms"].where(table.index >= 295)).to_parquet(tmp_path / "few.parquet")
+    with pytest.raises(DataError, match=r"all of a, b, c, d\s+were measured at are needed, got 5"):
+        bench(tmp_path / "few.parquet")
+
+
+def test_what_cannot_be_ranked_is_null_in_json(table, tmp_path):
+    table.assign(params=5.0, d_ms=1.0).to_parquet(tmp_path / "flat.parquet")
+    app = typer.Typer()
+    app.command()(transfer)
+    options = ["--table", str(tmp_path / "flat.parquet"), "--train", "a,b", "--test", "d"]
+    options += ["--seeds", "1", "--train-samples", "50"]
+    as_json = CliRunner().invoke(app, [*options, "--json"])
+    record = json.loads(as_json.stdout, parse_constant=pytest.fail)
+    assert record["spearman"] is None
+    assert record["devices"]["d"]["baselines"]["params"]["spearman"] is None
+    assert CliRunner().invoke(app, options).exit_code == 0
 
 
 def test_a_file_that_is_no_table_is_named(tmp_path):

@@ -160,6 +160,35 @@ def test_unknown_kernels_are_measured_and_the_answer_given_again(hwnas, stack, f
     ] is None  # fmt: skip
 
 
+def test_savings_are_shares_of_what_was_measured(hwnas, stack, fitted, monkeypatch):
+    usual = answer(hwnas, "stack.onnx --predictor predictor.npz")
+
+    def measure(model, kernels, predictor, profiler, **others):
+        """All of this model's kernels take twice as long as predicted; of others nothing is new."""
+        singly_ms = predictor.predict([[kernel] for kernel in kernels]).latency_ms
+        return predictor.with_excerpt(dict(zip(kernels, (2 * singly_ms).tolist(), strict=True)))
+
+    monkeypatch.setattr(measure_unknown, "measure_unknown", measure)
+    found = answer(hwnas, "stack.onnx --predictor predictor.npz --measure --measurements m.db")
+    assert found["latency_ms"] > 1.5 * usual["latency_ms"]
+    assert [s["change"] for s in found["suggestions"]] == [
+        s["change"] for s in usual["suggestions"]
+    ]
+    for again, before in zip(found["suggestions"], usual["suggestions"], strict=True):
+        assert again["saving"] == pytest.approx(before["saving"])
+        assert again["before_ms"] == found["latency_ms"]
+
+
+def test_a_model_whose_first_axis_is_no_batch_is_predicted(hwnas, fitted, tmp_path):
+    proto = conv_stack(np.random.default_rng(0), 5, n_layers=2, channels=8, size=8)
+    onnx.save(proto, tmp_path / "five.onnx")
+    found = answer(hwnas, "five.onnx --predictor predictor.npz --suggest 0")
+    assert found["latency_ms"] > 0
+    assert "the first axis of five is 5 long" in found["note"]
+    code, _, err = hwnas("predict five.onnx --predictor predictor.npz --batch 5")
+    assert code == 2 and "is a batch of 5, but the target has batch 1" in " ".join(err.split())
+
+
 def test_a_page_is_written_where_it_is_asked_for(hwnas, stack, fitted, tmp_path):
     code, out, err = hwnas(
         "predict stack.onnx --predictor predictor.npz --suggest 1 --html pages/stack.html --json"
