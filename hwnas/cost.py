@@ -81,8 +81,8 @@ def check_predictable(metric: str, costs: CostPredictor) -> None:
     if metric not in available:
         raise BudgetError(
             f"the predictor says nothing about {metric}, so there can be no budget on it "
-            f"(available: {', '.join(available)}): too few networks of the space were measured for "
-            f"it. Measure more with `hwnas profile`, and let the search fit its own predictor"
+            f"(available: {', '.join(available)}). Let the search fit its own predictor, without "
+            f"--predictor, and if it did, measure more networks of the space with `hwnas profile`"
         )
 
 

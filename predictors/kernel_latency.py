@@ -26,13 +26,14 @@ from predictors.joint_fit import (
 )
 from predictors.network_correction import NetworkCorrection
 from predictors.rooflines import N_TERMS, Rooflines
-from profilers.kernels import Kernel
+from profilers.kernels import HIDES_WORK, Kernel
 from profilers.measurement import NetworkMeasurement
 
 FloatArray = NDArray[np.float64]
 
 KNOWN_ERROR = 0.2
 UNKNOWN_GROUP_ERROR = 1.0
+UNSEEN_ERROR = 1e6  # of a kernel that may hold any work
 _ARRAYS = ("rooflines", "inducing", "mean", "root")
 OWN_STD = 0.1  # of a kernel beside those like it
 
@@ -135,9 +136,11 @@ class KernelLatencyPredictor:
         for name in self.processes_.keys() & set(groups.tolist()):
             here = groups == name
             correction[here], error[here] = self.processes_[name].predict(x[here])
-        # A whole model told as one kernel is like no other, whatever its inputs and outputs.
+        # A graph told as one kernel is like no other, whatever its inputs and outputs.
         for i, kernel in enumerate(kernels):
-            if kernel.attribute("model", "") and kernel.key not in self.measured_:
+            if kernel.kind in HIDES_WORK and kernel.key not in self.measured_:
+                error[i] = UNSEEN_ERROR
+            elif kernel.attribute("model", "") and kernel.key not in self.measured_:
                 error[i] = UNKNOWN_GROUP_ERROR
         ms = self.rooflines_.latency_ms(work(kernels), groups)
         return ms * np.exp(np.clip(correction, -MAX_CORRECTION, MAX_CORRECTION)), error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predictors import network_correction
 from predictors.errors import NotFittedError, PredictorError, WrongTargetError
 from predictors.intervals import Calibration, min_examples
-from predictors.kernel_latency import KNOWN_ERROR, KernelLatencyPredictor
+from predictors.kernel_latency import KNOWN_ERROR, UNKNOWN_GROUP_ERROR, KernelLatencyPredictor
 from predictors.network_correction import NetworkCorrection
 from profilers.kernels import Kernel
 from profilers.measurement import (
@@ -226,6 +226,7 @@ class NetworkLatencyPredictor:
         calibration = self.calibrations_.get(family, self.calibrations_[ANY_FAMILY])
         low_ms, high_ms = calibration.bounds(latency_ms, error, level=self.level)
         known_share = sums[:, 2] / np.maximum(sums[:, 0], 1e-12)
+        known_share[error > UNKNOWN_GROUP_ERROR] = 0.0  # what is not seen may be most of it
         return LatencyPrediction(latency_ms, low_ms, high_ms, known_share)
 
     def _latency_and_error(self, sums: FloatArray) -> FloatArray:

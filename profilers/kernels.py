@@ -189,6 +189,34 @@ def _projected_attention_macs(kernel: Kernel) -> int:
     return rows * weight.n_elements + 2 * kernel.outputs[0].n_elements * length
 
 
+def _einsum_macs(kernel: Kernel) -> int:
+    """Of all letters together, as if all operands were multiplied at once."""
+    terms = str(kernel.attribute("equation", "")).replace(" ", "").split("->")[0].split(",")
+    if len(terms) != len(kernel.inputs) or len(terms) < 2:
+        return 0
+    sizes: dict[str, int] = {}
+    free = 1  # what dots stand for
+    for term, tensor in zip(terms, kernel.inputs, strict=True):
+        head, dots, tail = term.partition("...")
+        if len(head) + len(tail) > len(tensor.shape):
+            return 0
+        inside = len(tensor.shape) - len(tail)
+        if dots:
+            free = max(free, math.prod(tensor.shape[len(head) : inside]))
+        known = (*tensor.shape[: len(head)], *tensor.shape[inside:])
+        for letter, size in zip(head + tail, known, strict=False):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    return free * math.prod(sizes.values())
+
+
+def _block_quantized_macs(kernel: Kernel) -> int:
+    width = int(kernel.attribute("N", 0)) * int(kernel.attribute("K", 0))
+    return math.prod(kernel.inputs[0].shape[:-1]) * width
+
+
+# Kernels that run a graph of their own, which is not seen from outside.
+HIDES_WORK = ("If", "Loop", "Scan")
+
 MACS: dict[str, Callable[[Kernel], int]] = {
     "Conv": _conv_macs,
     "FusedConv": _conv_macs,
@@ -205,6 +233,9 @@ MACS: dict[str, Callable[[Kernel], int]] = {
     "Gemm": _gemm_macs,
     "FusedGemm": _gemm_macs,
     "QGemm": _gemm_macs,
+    "MatMulNBits": _block_quantized_macs,
+    "Einsum": _einsum_macs,
+    "DynamicQuantizeLSTM": _recurrent_macs,
     "LSTM": _recurrent_macs,
     "GRU": _recurrent_macs,
     "RNN": _recurrent_macs,

@@ -121,16 +121,23 @@ def predict(
         fitted, here, note = shipped_predictor(
             target or "onnxruntime-cpu", threads or 1, precision or "fp32", batch or 1
         )
+    notes = [note] if note else []
     there = fitted.target_
     assert there is not None
     if batch is not None:
         check_batch(loaded, there.batch)
     elif loaded.batch != there.batch:  # maybe no batch at all: time may come first, or channels
-        axis = (
+        notes.append(
             f"the first axis of {loaded.name} is {loaded.batch} long, the predictor's networks "
             f"took batches of {there.batch}: this is the latency of one run"
         )
-        note = f"{note}; {axis}" if note else axis
+    if family is None and len(fitted.latency.calibrations_) == 2:
+        (known,) = (name for name in fitted.latency.calibrations_ if name)
+        notes.append(
+            f"only networks of {known} were measured: of others the interval says little "
+            f"(hwnas profile survey, then hwnas fit)"
+        )
+    note = "; ".join(notes)
     set_interval(fitted, level, family)
     clock.lap("load")
     if measure and here.key != there.key:

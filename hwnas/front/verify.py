@@ -170,7 +170,9 @@ def verify(
     open_profiler = open_profiler or partial(IsolatedProfiler, target)
     references_ms = store.references_ms(target)
     with open_profiler(references_ms=references_ms) as profiler:
-        exported = _export_and_profile(trained, data, target, profiler, folder, progress)
+        exported = _export_and_profile(
+            trained, data, target, profiler, folder, progress, family=problem.space.name
+        )
     just_seen_ms = [item.profile.reference_ms for item in exported if item.profile.reference_ms]
     sittings = time_in_sittings(
         [item.model for item in exported],
@@ -211,13 +213,21 @@ def _export_and_profile(
     profiler: AnyProfiler,
     folder: Path,
     progress: Progress,
+    *,
+    family: str,
 ) -> list[_Exported]:
-    """Those that PyTorch agrees with and the target can run."""
+    """Those that PyTorch agrees with and the target can run; what is of the space, is of `family`.
+
+    A predictor may be fitted on them later: it must not take them for networks of another kind.
+    """
     exported: list[_Exported] = []
     with progress.task("exporting and profiling", len(trained)) as task:
         for i, item in enumerate(trained):
             path = folder / CANDIDATES / f"{item.name}.onnx"
-            tags = {FAMILY_TAG: item.kind, ARCHITECTURE_TAG: item.architecture.to_json()}
+            tags = {
+                FAMILY_TAG: family if item.kind == SEARCHED else item.kind,
+                ARCHITECTURE_TAG: item.architecture.to_json(),
+            }
             try:
                 parity = export_candidate(item, data, target, path)
                 model = load_model(path, batch=target.batch)

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from profilers.kernels import AttributeValue, Kernel, Tensor
+from profilers.kernels import HIDES_WORK, AttributeValue, Kernel, Tensor
 from profilers.measurement import KernelNode
 from profilers.onnx_models import OnnxModel, node_attributes
 from profilers.runtimes.base import FloatArray, KernelTrace
 
 _SUFFIX = "_kernel_time"
-_CONTROL_FLOW = ("If", "Loop", "Scan")
 _TYPES = {
     getattr(onnx.TensorProto, name.upper()): name
     for name in ("float", "float16", "bfloat16", "double", "int8", "uint8", "int16", "uint16",
@@ -210,7 +209,7 @@ def _top_level(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for event in reversed(events):  # an event is written at its end: the parent's comes last
         if event["ts"] >= parent_start:
             continue
-        parent_start = event["ts"] if event["args"]["op_name"] in _CONTROL_FLOW else float("inf")
+        parent_start = event["ts"] if event["args"]["op_name"] in HIDES_WORK else float("inf")
         kept.append(event)
     return kept[::-1]
 

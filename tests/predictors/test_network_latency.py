@@ -11,6 +11,7 @@ from predictors.network_latency import (
     NetworkLatencyPredictor,
     undisturbed,
 )
+from profilers.kernels import Kernel, Tensor
 from profilers.measurement import EXCERPT_FAMILY, FAMILY_TAG
 
 
@@ -116,6 +117,20 @@ def test_parts_of_networks_teach_but_do_not_judge(random_networks, measure):
     assert {kernel.key for kernel in kernels} <= with_parts.kernels_.measured_
     with pytest.raises(PredictorError, match="different measured networks are needed, got 4"):
         NetworkLatencyPredictor().fit([*whole[:4], *parts])
+
+
+def test_of_a_network_with_a_loop_nothing_is_known_and_no_end_is_near(fitted, random_networks):
+    """What runs inside is not seen: beside it, all that is seen may be little."""
+    (network,) = random_networks(1, seed=5)
+    state = Tensor("float", (1, 16))
+    loop = Kernel("Loop", (("body", "0123456789abcdef"),), (state,), (state,))
+    plain, looping = (fitted.predict([kernels]) for kernels in (network, [*network, loop]))
+    assert looping.latency_ms[0] < 2 * plain.latency_ms[0]
+    assert looping.high_ms[0] > 1000 * plain.high_ms[0]
+    assert (plain.known_share[0], looping.known_share[0]) == (pytest.approx(1, abs=0.1), 0)
+    measured = fitted.with_excerpt({loop: 0.5}).predict([[*network, loop]])
+    assert measured.known_share[0] > 0.9
+    assert measured.latency_ms[0] > plain.latency_ms[0] + 0.2
 
 
 def test_unknown_kernels_widen_the_interval_and_lower_the_known_share(

@@ -140,6 +140,7 @@ def test_loops_take_along_what_their_bodies_read(profiler):
         {"n": np.array(4), "yes": np.array(True)},
     )
     loop = next(n.kernel for n in profiler.kernels(model) if n.kernel.kind == "Loop")
+    assert loop.attribute("body")  # loops around other bodies are other kernels
     assert loop in [n.kernel for n in profiler.kernels(profiler.excerpt(model, [loop]))]
 
 

@@ -188,6 +188,35 @@ def test_anything_that_changes_the_cost_changes_the_key():
             2 * (2 * 6 * 6 * 4),
         ),
         (Kernel("Subgraph", (("operators", ("Add",)),), floats((1, 8)), floats((1, 8))), 0),
+        # 2 heads, 6 queries of 4, 5 keys
+        (
+            Kernel(
+                "Einsum",
+                (("equation", "bhqd, bhkd -> bhqk"),),
+                floats((1, 2, 6, 4), (1, 2, 5, 4)),
+                floats((1, 2, 6, 5)),
+            ),
+            2 * 6 * 5 * 4,
+        ),
+        (
+            Kernel(
+                "Einsum",
+                (("equation", "...ij,jk->...ik"),),
+                floats((3, 2, 6, 4), (4, 5)),
+                floats((3, 2, 6, 5)),
+            ),
+            3 * 2 * 6 * 4 * 5,
+        ),
+        (Kernel("Einsum", (("equation", "ij->ji"),), floats((6, 4)), floats((4, 6))), 0),
+        (
+            Kernel(
+                "com.microsoft:MatMulNBits",
+                (("K", 64), ("N", 32)),
+                floats((1, 7, 64), (32, 2, 16)),
+                floats((1, 7, 32)),
+            ),
+            7 * 64 * 32,
+        ),
         (Kernel("Relu", (), floats((1, 8)), floats((1, 8))), 0),
         (Kernel("SequenceEmpty", (), (), ()), 0),
     ],

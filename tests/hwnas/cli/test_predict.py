@@ -189,6 +189,15 @@ def test_a_model_whose_first_axis_is_no_batch_is_predicted(hwnas, fitted, tmp_pa
     assert code == 2 and "is a batch of 5, but the target has batch 1" in " ".join(err.split())
 
 
+def test_intervals_that_rest_on_one_family_say_so(hwnas, stack, fitted, tmp_path):
+    predictor = load_predictor(fitted)
+    predictor.calibrations_ = dict.fromkeys(("", "mobile"), predictor.calibrations_[""])
+    save_predictor(predictor, tmp_path / "one.npz")
+    line = "stack.onnx --predictor one.npz --suggest 0"
+    assert "only networks of mobile were measured" in answer(hwnas, line)["note"]
+    assert answer(hwnas, f"{line} --family mobile")["note"] is None
+
+
 def test_a_page_is_written_where_it_is_asked_for(hwnas, stack, fitted, tmp_path):
     code, out, err = hwnas(
         "predict stack.onnx --predictor predictor.npz --suggest 1 --html pages/stack.html --json"

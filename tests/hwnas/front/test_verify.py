@@ -236,7 +236,7 @@ def test_the_model_says_what_it_is(verified):
 def test_the_measurements_go_to_the_store(verified):
     _, _, _, candidates, stored = verified
     assert [m.latency_ms for m in stored] == [c.latency_ms for c in candidates]
-    assert [m.tags["family"] for m in stored] == ["searched", "searched", "baseline"]
+    assert [m.tags["family"] for m in stored] == ["tiny", "tiny", "baseline"]
 
 
 @pytest.fixture
