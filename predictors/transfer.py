@@ -19,9 +19,10 @@ from predictors.architectures import ArchitectureFeatures, FloatArray, IntArray
 from predictors.errors import NotFittedError, PredictorError
 from predictors.metrics import Accuracy, accuracy
 from predictors.smoothing import Curve, smooth
-from predictors.summary import TrainingSummary
+from predictors.summary import TrainingSummary, read_target
 from predictors.transfer_posterior import condition, from_ms, most_telling, to_ms
 from predictors.transfer_prior import Prior, learn_prior
+from profilers.targets import Target
 
 MIN_TRAINING_ROWS, MIN_ROWS = 10, 2
 N_POOL, N_POOL_HELD_OUT = 800, 300  # candidates for measuring
@@ -93,6 +94,7 @@ class TransferPredictor:
         devices_: Names of the training devices.
         n_known_: Different rows at which training devices were known.
         measured_: Rows and milliseconds of a new device, once `adapt` was told.
+        target_: What the new device is, if that was told.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class TransferPredictor:
         self.devices_: tuple[str, ...] = ()
         self.n_known_ = 0
         self.measured_: tuple[IntArray, FloatArray] | None = None
+        self.target_: Target | None = None
 
     @property
     def scale_(self) -> str:
@@ -268,6 +271,7 @@ class TransferPredictor:
             "n_columns": self.features.n_columns,
             "widen": self.widen_,
             "held_out_error": self.held_out_error_,
+            "target": self.target_.to_dict() if self.target_ else None,
         }
         measured = {"measured_rows": rows, "measured_ms": latency_ms}
         summary = {"training": self.training_summary().to_dict()}
@@ -297,6 +301,8 @@ class TransferPredictor:
         predictor.held_out_ = training.held_out
         predictor.devices_ = training.devices
         predictor.n_known_ = training.n_networks or 0
+        target = data.get("target")
+        predictor.target_ = None if target is None else read_target(target)
         if len(arrays["measured_rows"]):
             predictor.adapt(arrays["measured_rows"], arrays["measured_ms"])
         return predictor

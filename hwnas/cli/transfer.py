@@ -238,6 +238,7 @@ def _between_targets(
             )
         networks = list(one_each(found[source]).values())
         fitted = transfer_between_targets(networks, n_measured=samples, level=level, seed=seed)
+        fitted.target_ = new
         known = measured_there(networks, one_each(store.networks(new)))
         if seconds is not None and len(known.rows) < samples:
             chosen = to_measure_there(fitted, networks, known, n=samples)

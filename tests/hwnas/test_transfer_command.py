@@ -10,6 +10,8 @@ from hwnas import cli, transfer_targets
 from hwnas.network_choice import random_networks
 from hwnas.profiling import architecture_digest, network_tags
 from hwnas.spaces.mobilenet import mobile_space
+from predictors.files import describe_predictor, load_predictor
+from predictors.transfer import TransferPredictor
 from profilers.devices import Device
 from profilers.kernels import Kernel, Tensor
 from profilers.measurement import KernelLatency, NetworkMeasurement
@@ -197,12 +199,14 @@ def database(tmp_path, networks):
     return path
 
 
-def test_networks_measured_on_both_targets_predict_the_others(run, database, networks):
+def test_networks_measured_on_both_targets_predict_the_others(run, database, networks, tmp_path):
     code, out, err = run(
         "transfer", "--measurements", database, "--from", "onnxruntime-cpu", "--target",
-        "openvino-cpu/fp32/threads=1", "--samples", 8, "--json",
+        "openvino-cpu/fp32/threads=1", "--samples", 8, "--json", "--out", tmp_path / "t.npz",
     )  # fmt: skip
     assert code == 0, err
+    assert describe_predictor(tmp_path / "t.npz").target.runtime == "openvino-cpu"
+    assert load_predictor(tmp_path / "t.npz", TransferPredictor).target_.runtime == "openvino-cpu"
     record = json.loads(out)
     assert record["n_measured"] == 6
     assert len(record["to_measure"]) == 2
