@@ -5,7 +5,8 @@ what they find: their inputs were just written by the kernels before, and their 
 pushed out of the caches by the rest of the network, or not. So the kernels that feed them come
 along, and a product that reads as many bytes as all weights that were left out.
 
-The part is cut out of the graph that the runtime itself has made, so the same kernels run.
+The part is cut out of the graph that the runtime itself has made, where it shows one; else out of
+the model, where kernels begin and end. So the same kernels run.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from profilers.errors import ModelError
-from profilers.kernels import Kernel
+from profilers.kernels import Kernel, macs
 from profilers.measurement import KernelNode
 from profilers.onnx_models import OnnxModel, make_model
+from profilers.runtimes.base import ShownGraph
 
 # What is left out is read in one product with a row of so many values. More than the largest caches
 # hold says nothing new, and less than this is in the nearest cache anyway.
@@ -40,24 +42,39 @@ def excerpt_digest(digest: str, kernels: Iterable[Kernel]) -> str:
     return hashlib.sha256("\n".join([digest, *keys]).encode()).hexdigest()
 
 
-def excerpt_nodes(nodes: Sequence[KernelNode], kernels: Collection[Kernel]) -> list[KernelNode]:
-    """The first and the last node of each of `kernels`, and what feeds those, in running order."""
+def excerpt_nodes(
+    nodes: Sequence[KernelNode], kernels: Collection[Kernel], *, context: bool = False
+) -> list[KernelNode]:
+    """The first and the last node of each of `kernels`, and what feeds those, in running order.
+
+    With `context`, also what makes a runtime choose the same kernels when it optimizes the part
+    anew: what reads from them, and from where the layout of their inputs comes. That is the next
+    kernel before them that multiplies; pooling and sums take what layout they are given.
+    """
     positions: dict[Kernel, list[int]] = {}
+    writers: dict[str, list[int]] = {}
     for i, node in enumerate(nodes):
         if node.kernel in kernels:
             positions.setdefault(node.kernel, []).append(i)
+        for name in filter(None, node.writes):
+            writers.setdefault(name, []).append(i)
     wanted = {i for found in positions.values() for i in (found[0], found[-1])}
-    feeding = {name for i in wanted for name in nodes[i].reads}
-    return [
-        node
-        for i, node in enumerate(nodes)
-        if i in wanted or not feeding.isdisjoint(filter(None, node.writes))
-    ]
+    chosen = set(wanted)
+    ahead = list(wanted)
+    while ahead:
+        feeding = {i for name in nodes[ahead.pop()].reads for i in writers.get(name, ())}
+        if context:
+            ahead += [i for i in feeding - chosen if macs(nodes[i].kernel) == 0]
+        chosen |= feeding
+    if context:
+        written = {name for i in wanted for name in nodes[i].writes if name}
+        chosen |= {i for i, node in enumerate(nodes) if not written.isdisjoint(node.reads)}
+    return [node for i, node in enumerate(nodes) if i in chosen]
 
 
 def make_excerpt(
     model: OnnxModel,
-    graph_proto: onnx.ModelProto,
+    shown: ShownGraph,
     nodes: Sequence[KernelNode],
     kernels: Collection[Kernel],
     feed: Values,
@@ -66,16 +83,25 @@ def make_excerpt(
 
     Args:
         model: The whole one.
-        graph_proto: What the runtime makes of it, weights included.
-        nodes: What runs of it, in running order.
+        shown: What the runtime makes of it.
+        nodes: What runs of that, in running order.
         kernels: What is wanted of that.
         feed: The model's inputs.
 
     Raises:
         ModelError: It has none of them, or cannot be cut.
     """
-    written = {name for node in excerpt_nodes(nodes, kernels) for name in node.writes if name}
-    graph = graph_proto.graph
+    computes = shown.computes or [node.writes for node in nodes]
+    is_model = shown.computes is not None  # and no graph that was optimized already
+    chosen = {node.name for node in excerpt_nodes(nodes, kernels, context=is_model)}
+    written = {
+        name
+        for node, names in zip(nodes, computes, strict=True)
+        if node.name in chosen
+        for name in names
+        if name
+    }
+    graph = shown.proto.graph
     part = [node for node in graph.node if not written.isdisjoint(node.output)]
     if not part:
         raise ModelError(f"{model.name} has none of the {len(kernels)} kernels asked for")
@@ -85,7 +111,7 @@ def make_excerpt(
     missing = sorted(reads - made - {tensor.name for tensor in weights})
     inputs = []
     varying = _varying(graph, feed)
-    for name, value in _values(graph_proto, missing, feed, model.name).items():
+    for name, value in _values(shown.proto, missing, feed, model.name).items():
         if name in feed or (name in varying and _is_activation(value)):
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             inputs.append(helper.make_tensor_value_info(name, kind, value.shape))
@@ -94,7 +120,9 @@ def make_excerpt(
     inside = {id(node) for node in part}
     used = {n for node in graph.node if id(node) not in inside for n in _reads(node)}
     used |= {value.name for value in graph.output}
-    ends = sorted(made & used | made - reads)
+    # What is read outside too is given out, so that nothing is fused into it that was not before.
+    # The optimizer of a model would give up what it had fused there: that is read inside only.
+    ends = sorted(made - reads if is_model else made & used | made - reads)
     left_out = sum(map(_n_bytes, graph.initializer)) - sum(map(_n_bytes, weights))
     if left_out >= MIN_BALLAST_BYTES:
         n_columns = math.ceil(min(left_out, MAX_BALLAST_BYTES) / (4 * BALLAST_ROW))
@@ -104,9 +132,9 @@ def make_excerpt(
         weights.append(numpy_helper.from_array(matrix, name))
         part.append(helper.make_node("MatMul", [row, name], [_BALLAST], _BALLAST))
         ends.append(_BALLAST)
-    proto = onnx.ModelProto(ir_version=graph_proto.ir_version)
-    proto.opset_import.extend(graph_proto.opset_import)
-    proto.functions.extend(graph_proto.functions)
+    proto = onnx.ModelProto(ir_version=shown.proto.ir_version)
+    proto.opset_import.extend(shown.proto.opset_import)
+    proto.functions.extend(shown.proto.functions)
     outputs = [onnx.ValueInfoProto(name=name) for name in ends]
     proto.graph.CopyFrom(helper.make_graph(part, "excerpt", inputs, outputs, weights))
     return make_model(
@@ -119,20 +147,20 @@ def _values(proto: onnx.ModelProto, names: Sequence[str], feed: Values, model: s
     inner = [name for name in names if name not in feed]
     if not inner:
         return {name: feed[name] for name in names}
-    shown = onnx.ModelProto()
-    shown.CopyFrom(proto)
+    open_proto = onnx.ModelProto()
+    open_proto.CopyFrom(proto)
     given = [
-        value for value in shown.graph.input if value.name in feed
+        value for value in open_proto.graph.input if value.name in feed
     ]  # weights may be among them
-    del shown.graph.input[:], shown.graph.output[:]
-    shown.graph.input.extend(given)
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    del open_proto.graph.input[:], open_proto.graph.output[:]
+    open_proto.graph.input.extend(given)
+    open_proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what matters is raised
     try:
         session = ort.InferenceSession(
-            shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            open_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         wanted = {value.name for value in session.get_inputs()}
         found = session.run(inner, {name: v for name, v in feed.items() if name in wanted})

@@ -7,7 +7,7 @@ How samples are taken, judged and summed up is the same for all runtimes and is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -25,6 +25,20 @@ Outputs = tuple[NDArray[np.generic], ...]  # in the order of the model's
 
 
 @dataclass(frozen=True)
+class ShownGraph:
+    """What a runtime runs, as ONNX.
+
+    Attributes:
+        proto: Weights included.
+        computes: Of every node of the trace, the tensors of `proto` that it computes. None: what it
+            writes.
+    """
+
+    proto: onnx.ModelProto
+    computes: Sequence[Collection[str]] | None = None
+
+
+@dataclass(frozen=True)
 class KernelTrace:
     """What a runtime reported of `runs` runs of one model, node by node.
 
@@ -35,15 +49,15 @@ class KernelTrace:
             for the durations (whole microseconds); None: the durations are exact.
         peak_memory_bytes: Most bytes of tensors in use at once; weights and inputs are not in it.
             None: the runtime does not say.
-        graph: Called before the session is closed: the model as the runtime runs it, with the
-            tensors that `nodes` name, weights included. None: the runtime does not show it.
+        graph: Called before the session is closed: the model as the runtime runs it. None: the
+            runtime does not show it.
     """
 
     nodes: tuple[KernelNode, ...]
     duration_us: FloatArray
     start_us: FloatArray | None = None
     peak_memory_bytes: int | None = None
-    graph: Callable[[], onnx.ModelProto] | None = None
+    graph: Callable[[], ShownGraph] | None = None
 
     def without_first(self, n_runs: int) -> KernelTrace:
         """The trace without its first runs: the warm-up."""

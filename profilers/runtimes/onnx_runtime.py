@@ -9,7 +9,6 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import onnxruntime as ort
 from profilers.errors import ModelError
 from profilers.onnx_models import OnnxModel
 from profilers.precision import Converter
-from profilers.runtimes.base import Feed, KernelTrace, Outputs
+from profilers.runtimes.base import Feed, KernelTrace, Outputs, ShownGraph
 from profilers.runtimes.catalog import runtime_spec
 from profilers.runtimes.onnx_profile import as_one_kernel, read_trace
 from profilers.targets import Target
@@ -226,7 +225,9 @@ class ProfiledOnnxSession(OnnxSession):
         if self._is_asynchronous:
             # The device runs behind the CPU: a node's event ends when the node has been started.
             return as_one_kernel(trace, events, self._model)
-        return replace(trace, graph=partial(onnx.load_model, path)) if has_graph else trace
+        if not has_graph:
+            return trace
+        return replace(trace, graph=lambda: ShownGraph(onnx.load_model(path)))
 
     def close(self) -> None:
         """Remove the profile and the graph."""

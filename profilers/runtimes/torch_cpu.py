@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from profilers.onnx_models import OnnxModel
-from profilers.runtimes.base import Feed, KernelTrace, Outputs
+from profilers.runtimes.base import Feed, KernelTrace, Outputs, ShownGraph
 from profilers.runtimes.torch_common import (
     CompiledRecording,
     Loaded,
@@ -120,7 +120,10 @@ class ProfiledEagerSession(CpuSession):
         """Times of all nodes in all runs."""
         rows = np.array(self._elapsed_ns, dtype=np.float64).reshape(-1, len(self._nodes))
         return KernelTrace(
-            self._nodes, rows / 1e3, peak_memory_bytes=self._peak_bytes, graph=lambda: self._proto
+            self._nodes,
+            rows / 1e3,
+            peak_memory_bytes=self._peak_bytes,
+            graph=lambda: ShownGraph(self._proto),
         )
 
 

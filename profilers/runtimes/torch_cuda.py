@@ -16,7 +16,7 @@ import torch
 
 from profilers.errors import TargetError
 from profilers.onnx_models import OnnxModel
-from profilers.runtimes.base import Feed, KernelTrace, Outputs
+from profilers.runtimes.base import Feed, KernelTrace, Outputs, ShownGraph
 from profilers.runtimes.torch_common import (
     CompiledRecording,
     Loaded,
@@ -254,7 +254,7 @@ class ProfiledCudaSession(CudaSession):
             nodes,
             np.array(self._rows),
             peak_memory_bytes=self._peak,
-            graph=lambda: self._proto,
+            graph=lambda: ShownGraph(self._proto),
         )
 
     def _run_with_events(self) -> float:

@@ -119,6 +119,23 @@ def test_the_first_and_the_last_of_equal_kernels_are_taken_with_what_feeds_them(
     assert excerpt_nodes(nodes, set()) == []
 
 
+def test_context_reaches_to_where_layouts_come_from_and_to_what_reads(make_kernel):
+    shapes = (Tensor("float", (1, 4)), Tensor("float", (4, 4)))
+    product = Kernel("MatMul", (), shapes, shapes[:1])
+    relu, pool, add = make_kernel("Relu"), make_kernel("AveragePool"), make_kernel("Add")
+    nodes = [
+        KernelNode("n0", relu, ("x",), ("t0",)),
+        KernelNode("n1", product, ("t0", "w"), ("t1",)),
+        KernelNode("n2", relu, ("t1",), ("t2",)),
+        KernelNode("n3", pool, ("t2",), ("t3",)),
+        KernelNode("n4", add, ("t3", ""), ("t4",)),
+        KernelNode("n5", add, ("t4",), ("t5",)),
+    ]
+    assert [node.name for node in excerpt_nodes(nodes, {pool})] == ["n2", "n3"]
+    found = excerpt_nodes(nodes, {pool}, context=True)
+    assert [node.name for node in found] == ["n1", "n2", "n3", "n4"]
+
+
 def test_loops_take_along_what_their_bodies_read(profiler):
     body = helper.make_graph(
         [helper.make_node("Mul", ["state", "scale"], ["next"]),

@@ -3,6 +3,7 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -16,9 +17,14 @@ from profilers.targets import available_precisions, make_target
 openvino = pytest.importorskip("openvino")
 
 from profilers.runtimes.openvino import (  # noqa: E402
+    Compiled,
     OpenVino,
     ProfiledOpenVinoSession,
     _reason,
+)
+from profilers.runtimes.openvino_graph import (  # noqa: E402
+    computed_tensors,
+    fused_operators,
     read_nodes,
 )
 
@@ -210,7 +216,8 @@ def three_layers(make_proto):
 def profile(source, real, durations_us, n_runs):
     compiled = FakeCompiled(durations_us, real)
     feed = {"x": np.zeros((2, 3, 4), dtype=np.float32)}
-    session = ProfiledOpenVinoSession(compiled, {}, source, compiled, "cannot run", feed)
+    stages = Compiled(onnx.ModelProto(), source, compiled)
+    session = ProfiledOpenVinoSession(compiled, {}, stages, "cannot run", feed)
     for _ in range(n_runs):
         session.run()
     return session.trace(), compiled
@@ -247,8 +254,91 @@ def test_a_slow_run_spoils_only_those_it_was_read_with(three_layers):
 def test_nodes_know_what_the_model_says_about_the_operators_fused_into_them(three_layers):
     source, compiled = three_layers
     graph = compiled.get_runtime_model()
-    nodes = read_nodes(graph, source, (), {"a": "a", "b": "b,no such operator"})
+    nodes = read_nodes(graph, source, (), {"a": ("a",), "b": ("b", "no such operator")})
     assert [node.writes for node in nodes] == [("a",), ("b",), ("y",)]
     assert [node.reads[0] for node in nodes] == ["x", "a", "b"]
     assert [node.kernel.attribute("axis") for node in nodes] == [1, 2, None]
     assert [node.kernel.attribute("operators") for node in nodes] == [("Softmax",)] * 2 + [()]
+
+
+@pytest.fixture
+def residual(make_proto):
+    """Three convolutions with a shortcut around the last, a pooling and a product."""
+    rng = np.random.default_rng(0)
+    return make_proto(
+        [
+            helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], "stem", pads=[1, 1, 1, 1]),
+            helper.make_node("Conv", ["c0", "w1", "b1"], ["c1"], "first", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
+            helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], "second", pads=[1, 1, 1, 1]),
+            helper.make_node("Add", ["c2", "r1"], ["sum"], "add"),
+            helper.make_node("Relu", ["sum"], ["r2"], "relu2"),
+            helper.make_node("GlobalAveragePool", ["r2"], ["mean"], "pool"),
+            helper.make_node("Flatten", ["mean"], ["flat"], "flatten"),
+            helper.make_node("Gemm", ["flat", "w3", "b3"], ["y"], "head"),
+        ],
+        {"x": (FLOAT, (1, 16, 8, 8))},
+        {"y": (FLOAT, (1, 10))},
+        {
+            name: rng.standard_normal(shape).astype(np.float32)
+            for name, shape in {
+                "w0": (16, 16, 3, 3), "w1": (32, 16, 3, 3), "w2": (32, 32, 3, 3),
+                "w3": (32, 10), "b0": (16,), "b1": (32,), "b2": (32,), "b3": (10,),
+            }.items()
+        },
+    )  # fmt: skip
+
+
+def test_kernels_know_which_tensors_of_the_onnx_model_they_compute(residual):
+    runtime = OpenVino(make_target("openvino-cpu"))
+    _, source, compiled = runtime._compile(make_model(residual, name="residual"))
+    fused = fused_operators(compiled)
+    nodes = read_nodes(compiled.get_runtime_model(), source, (), fused)
+    computed = computed_tensors(nodes, residual, source, fused)
+    of = {name: node.kernel for node, names in zip(nodes, computed, strict=True) for name in names}
+    assert of.keys() == {name for node in residual.graph.node for name in node.output}
+    assert sum(map(len, computed)) == len(of)  # none by two of them
+    assert [of[name].kind for name in ("c1", "mean", "y")] == [
+        "Convolution", "Reduce", "FullyConnected",
+    ]  # fmt: skip
+    assert of["r1"] == of["c1"] != of["c2"]
+    copies = [names for node, names in zip(nodes, computed, strict=True)
+              if node.kernel.kind == "Reorder"]  # fmt: skip
+    assert copies and not any(copies)  # they stand for no operator of the model
+
+
+def test_a_norm_that_becomes_several_operators_is_computed_by_the_one_that_runs(make_proto):
+    rng = np.random.default_rng(0)
+    proto = make_proto(
+        [
+            helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["norm"], "norm"),
+            helper.make_node("MatMul", ["norm", "w"], ["product"], "product"),
+            helper.make_node("Softmax", ["product"], ["y"], "soft"),
+        ],
+        {"x": (FLOAT, (1, 16, 64))},
+        {"y": (FLOAT, (1, 16, 32))},
+        {
+            "scale": np.ones(64, np.float32),
+            "bias": np.zeros(64, np.float32),
+            "w": rng.standard_normal((64, 32)).astype(np.float32),
+        },
+    )
+    model = make_model(proto, name="norm")
+    profiler = Profiler(make_target("openvino-cpu"))
+    for kernel in [node.kernel for node in profiler.kernels(model)]:
+        excerpt = profiler.excerpt(model, [kernel])
+        assert kernel in [node.kernel for node in profiler.kernels(excerpt)], kernel.kind
+
+
+def test_parts_of_a_network_run_the_kernels_of_the_whole(residual):
+    """Fused sums and layouts too, which OpenVINO chooses by what lies around a kernel."""
+    model = make_model(residual, name="residual")
+    profiler = Profiler(make_target("openvino-cpu"))
+    kernels = [node.kernel for node in profiler.kernels(model)]
+    assert len(kernels) >= 4
+    for kernel in kernels:
+        excerpt = profiler.excerpt(model, [kernel])
+        assert kernel in [node.kernel for node in profiler.kernels(excerpt)], kernel.describe()
+    head = profiler.excerpt(model, kernels[-1:])
+    assert "head" in [node.name for node in head.proto.graph.node]
+    assert "stem" not in [node.name for node in head.proto.graph.node]
