@@ -18,14 +18,13 @@ from profilers.errors import ModelError
 from profilers.excerpts import excerpt_digest
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
-from profilers.measurement import EXCERPT_FAMILY, FAMILY_TAG, NetworkMeasurement
+from profilers.measurement import EXCERPT_FAMILY, EXCERPT_TAG, FAMILY_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel
 from profilers.store import MeasurementStore
 
 # Of a kernel that is known but was not measured: expected error, as a share of the latency.
 MIN_VALUE = 5e-4
 SECONDS_EACH, MIN_SECONDS = 1.0, 0.3
-EXCERPT_TAG = "excerpt_of"  # the network's name
 
 
 def measure_unknown(
@@ -147,7 +146,7 @@ def _measured(
 ) -> NetworkMeasurement:
     """The excerpt of those kernels, measured until it can be trusted or the time is over."""
     excerpt = profiler.excerpt(model, wanted)
-    tags = {FAMILY_TAG: EXCERPT_FAMILY, EXCERPT_TAG: model.name}
+    tags = {FAMILY_TAG: EXCERPT_FAMILY, EXCERPT_TAG: model.digest}
     longest_s = 0.0
     while True:
         begun = time.perf_counter()

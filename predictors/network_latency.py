@@ -19,6 +19,7 @@ from predictors.network_correction import NetworkCorrection
 from profilers.kernels import Kernel
 from profilers.measurement import (
     EXCERPT_FAMILY,
+    EXCERPT_TAG,
     FAMILY_TAG,
     OF_NO_FAMILY,
     KernelLatency,
@@ -111,18 +112,19 @@ class NetworkLatencyPredictor:
         networks = undisturbed(measurements)
         families = np.array([m.tags.get(FAMILY_TAG, ANY_FAMILY) for m in networks])
         is_whole = families != EXCERPT_FAMILY  # the others are parts of one, with the same kernels
-        n_whole = len({m.digest for m, whole in zip(networks, is_whole, strict=True) if whole})
+        architectures = _architectures(networks)
+        n_whole = len({name for name, whole in zip(architectures, is_whole, strict=True) if whole})
         if n_whole < MIN_NETWORKS:
             raise PredictorError(
                 f"at least {MIN_NETWORKS} different measured networks are needed, got "
-                f"{n_whole}; measure more with `hwnas profile`"
+                f"{n_whole} (other weights do not make another); measure more with `hwnas profile`"
             )
         if not any(m.kernels for m in networks):
             raise PredictorError(
                 "none of the measured networks shows its kernels; measure with a runtime that does"
             )
         alone_ms = {kernel: run.latency_ms for kernel, run in (isolated or {}).items()}
-        folds, unseen = _folds(networks, self.seed), _left_out(families)
+        folds, unseen = _folds(architectures, self.seed), _left_out(families)
         n_fits = 1 + int(folds.max()) + 1 + (int(unseen.max()) + 1)
         done = 0
 
@@ -369,12 +371,25 @@ def _n_repeated(networks: Sequence[NetworkMeasurement]) -> int:
     return sum(n > 1 for n in counts.values())
 
 
-def _folds(networks: Sequence[NetworkMeasurement], seed: int) -> NDArray[np.int64]:
-    """Fold of each network; all measurements of one network are in one."""
-    digests = sorted({m.digest for m in networks})
-    order = np.random.default_rng(seed).permutation(len(digests))
-    fold_of = {digests[at]: position % N_FOLDS for position, at in enumerate(order)}
-    return np.array([fold_of[m.digest] for m in networks])
+def _architectures(networks: Sequence[NetworkMeasurement]) -> list[str]:
+    """For each network, the digest of the first one with the same kernels: with other weights, say.
+
+    For what was cut out of a network, that of the network.
+    """
+    kernels = [tuple(run.kernel.key for run in m.kernels) or (m.digest,) for m in networks]
+    first: dict[tuple[str, ...], str] = {}
+    for m, keys in zip(networks, kernels, strict=True):
+        first[keys] = min(first.get(keys, m.digest), m.digest)
+    of_digest = {m.digest: first[keys] for m, keys in zip(networks, kernels, strict=True)}
+    return [of_digest.get(m.tags.get(EXCERPT_TAG, ""), of_digest[m.digest]) for m in networks]
+
+
+def _folds(architectures: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """Fold of each network; all that shows the kernels of one architecture is in one."""
+    distinct = sorted(set(architectures))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    fold_of = {distinct[at]: position % N_FOLDS for position, at in enumerate(order)}
+    return np.array([fold_of[name] for name in architectures])
 
 
 def _left_out(families: NDArray[np.str_]) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ FAMILY_TAG = "family"  # the tag that says what kind of network it is
 # Its values for networks that are of no family of their own: random ones of all kinds, and parts of
 # networks (`profilers/excerpts.py`).
 SURVEY_FAMILY, EXCERPT_FAMILY = "survey", "excerpt"
+EXCERPT_TAG = "excerpt_of"  # the tag that says of which network it is a part, by its digest
 OF_NO_FAMILY = (SURVEY_FAMILY, EXCERPT_FAMILY)
 
 

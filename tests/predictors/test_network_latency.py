@@ -9,10 +9,11 @@ from predictors.network_latency import (
     MIN_NETWORKS,
     N_TERMS,
     NetworkLatencyPredictor,
+    _architectures,
     undisturbed,
 )
 from profilers.kernels import Kernel, Tensor
-from profilers.measurement import EXCERPT_FAMILY, FAMILY_TAG
+from profilers.measurement import EXCERPT_FAMILY, EXCERPT_TAG, FAMILY_TAG
 
 
 def test_new_networks_are_predicted_within_a_few_percent(fitted, random_networks, measure):
@@ -281,3 +282,29 @@ class TestPlainData:
         for damage in ({"level": 2.0}, {"families": []}, {"families": ["a family"]}):
             with pytest.raises(ValueError, match=r"level must lie|no intervals for networks"):
                 NetworkLatencyPredictor.from_data(data | damage, arrays)
+
+
+def test_copies_with_other_weights_and_excerpts_are_held_out_with_their_network(
+    random_networks, measure
+):
+    """Else what is held out would have been seen, and intervals would be too narrow."""
+    networks = random_networks(16)
+    measured = measure(networks, noise=0.02)
+    copies = [replace(m, digest=f"copy of {m.digest}") for m in measure(networks, seed=1)]
+    parts = [
+        replace(
+            m,
+            digest=f"part of {m.digest}",
+            kernels=m.kernels[:2],
+            tags={FAMILY_TAG: EXCERPT_FAMILY, EXCERPT_TAG: m.digest},
+        )
+        for m in measured
+    ]
+    folds = NetworkLatencyPredictor().fit([*measured, *copies, *parts]).left_out_["network"][0]
+    assert (folds[:16] == folds[16:32]).all()
+    assert len(set(folds[:16])) == 5
+    names = _architectures([*measured, *copies, *parts])
+    assert names[:16] == names[16:32] == names[32:]
+    same = [replace(measured[0], digest=f"copy {i}") for i in range(9)]
+    with pytest.raises(PredictorError, match="different measured networks are needed, got 1"):
+        NetworkLatencyPredictor().fit(same)
