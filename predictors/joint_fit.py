@@ -10,7 +10,8 @@ and repeats to a percent. So both are observations of one model:
 
 f is a Gaussian process per group of kernels, g a piecewise linear function of what the network is
 as a whole. The first line is linearised a few times (Gauss-Newton); what disagrees counts less
-(Huber).
+(Huber). A kernel whose reading is much further off than noise explains enters its networks' sums as
+it was read: else other kernels of theirs would have to answer for it.
 
 Reference:
     Bishop, Pattern Recognition and Machine Learning, 2006, section 3.3.
@@ -50,6 +51,9 @@ SMALL_SHARE, LARGE_SHARE = 0.5, 0.3
 READABLE = 3
 MAX_CORRECTION = 2.0
 NOISE_FACTOR = 1.5  # standard deviation over median absolute error, of normal errors
+# Deviations from which on a kernel's latency is in part its own, in units of the reading's noise.
+OWN_FROM = 2.0
+OWN_FADES = 0.5  # such a kernel says so much less about others, by the own part of its logarithm
 MAX_STEP = 2.0  # of one iteration, as a share of a kernel's latency
 
 
@@ -108,16 +112,19 @@ def fit_jointly(evidence: Evidence) -> tuple[JointFit, NetworkCorrection]:
     overhead = ProfilerOverhead()
     for _ in range(N_ITERATIONS):
         kernel_ms = np.exp(base + weights.of_kernels)
-        total = evidence.counts @ kernel_ms + rooflines.run_ms
-        share = evidence.counts.multiply(kernel_ms[None, :]).multiply(1 / total[:, None]).tocsr()
+        overhead = _overhead(evidence, kernel_ms, profile_ms)
+        readings = _Readings.of(evidence, kernel_ms, overhead)
+        total = evidence.counts @ (kernel_ms * np.exp(readings.own)) + rooflines.run_ms
+        # Of those that are read as something else, networks say nothing.
+        learnt_ms = np.where(readings.own == 0, kernel_ms, 0.0)
+        share = evidence.counts.multiply(learnt_ms[None, :]).multiply(1 / total[:, None]).tocsr()
         rows = weights.rows(share)
         error = observed - np.log(total) - weights.of_networks
         # Linear around the present weights: what they explain by way of the sum is added back.
         target = observed - np.log(total) + rows @ weights.mean - weights.of_networks
         equations = _Equations(weights.size)
         equations.add(rows, target, _huber(error, NETWORK_NOISE))
-        overhead = _overhead(evidence, kernel_ms, profile_ms)
-        _add_in_place(equations, weights, evidence, base, kernel_ms, overhead)
+        _add_in_place(equations, weights, base, kernel_ms, readings)
         factor = _add_alone(equations, weights, evidence, base, kernel_ms, overhead)
         weights.solve(equations)
     return (
@@ -229,33 +236,63 @@ def _overhead(evidence: Evidence, kernel_ms: FloatArray, overhead_ms: float) -> 
     return ProfilerOverhead(overhead_ms, NOISE_FACTOR * float(np.median(off[small])))
 
 
+@dataclass(frozen=True)
+class _Readings:
+    """What profiles say of kernels in place, against what is believed of them.
+
+    Attributes:
+        seen: Which kernels a profile shows, `(n,)`.
+        off: By how much more they take than believed, as a share of that, `(n,)`.
+        noise: Standard deviation of `off`, `(n,)`.
+        own: What of the logarithm of a kernel's latency is its own and no function of features: how
+            much further off its reading is than noise explains, `(n,)`. Minimising over it makes
+            squares Huber's loss (She, Owen, JASA 2011).
+    """
+
+    seen: BoolArray
+    off: FloatArray
+    noise: FloatArray
+    own: FloatArray
+
+    @classmethod
+    def of(cls, evidence: Evidence, kernel_ms: FloatArray, overhead: ProfilerOverhead) -> _Readings:
+        """Without the profiler's own time.
+
+        Linear around what is believed of them now, not in logarithms: the reading of a kernel
+        shorter than the scatter of that time may be anything, but all together say what it takes.
+        """
+        seen = evidence.has_in_place
+        read_ms = np.where(seen, evidence.in_place_ms - overhead.ms, kernel_ms)
+        off = np.clip(read_ms / kernel_ms - 1, -1.0, MAX_STEP)
+        relative = MIN_KERNEL_NOISE
+        if seen.any():
+            large = seen & (kernel_ms >= np.quantile(kernel_ms[seen], 1 - LARGE_SHARE))
+            relative = float(
+                np.clip(
+                    NOISE_FACTOR * np.median(np.abs(off[large])), MIN_KERNEL_NOISE, MAX_KERNEL_NOISE
+                )
+            )
+        noise = np.hypot(relative, overhead.noise_ms / kernel_ms)
+        log_off = np.log(np.maximum(read_ms, MIN_MS) / kernel_ms)
+        exact = seen & overhead.is_readable(np.where(seen, evidence.in_place_ms, 0.0))
+        excess = np.maximum(np.abs(log_off) - OWN_FROM * noise, 0.0)
+        return cls(seen, off, noise, np.where(exact, np.sign(log_off) * excess, 0.0))
+
+
 def _add_in_place(
     equations: _Equations,
     weights: _Weights,
-    evidence: Evidence,
     base: FloatArray,
     kernel_ms: FloatArray,
-    overhead: ProfilerOverhead,
+    readings: _Readings,
 ) -> None:
-    """Observe kernels in place, without the profiler's own time.
-
-    Linear around what is believed of them now, not in logarithms: the reading of a kernel that is
-    shorter than the scatter of that time may be anything, but all together say what it takes.
-    """
-    seen = evidence.has_in_place
-    if not seen.any():
-        return
-    read_ms = np.where(seen, evidence.in_place_ms - overhead.ms, kernel_ms)
-    off = np.clip(read_ms / kernel_ms - 1, -1.0, MAX_STEP)
-    large = seen & (kernel_ms >= np.quantile(kernel_ms[seen], 1 - LARGE_SHARE))
-    relative = float(
-        np.clip(NOISE_FACTOR * np.median(np.abs(off[large])), MIN_KERNEL_NOISE, MAX_KERNEL_NOISE)
-    )
-    precision = _huber(off, np.hypot(relative, overhead.noise_ms / kernel_ms))
+    """Observe kernels in place."""
+    is_like_others = np.exp(-np.abs(readings.own) / OWN_FADES)
+    precision = _huber(readings.off, readings.noise) * is_like_others
     for of_group, _, phi, columns in weights.groups.values():
-        at = np.flatnonzero(of_group & seen)
-        target = np.log(kernel_ms[at]) - base[at] + off[at]
-        equations.add(phi[seen[of_group]], target, precision[at], columns)
+        at = np.flatnonzero(of_group & readings.seen)
+        target = np.log(kernel_ms[at]) - base[at] + readings.off[at]
+        equations.add(phi[readings.seen[of_group]], target, precision[at], columns)
 
 
 def _add_alone(

@@ -154,6 +154,24 @@ def test_what_disagrees_with_the_rest_counts_less(random_networks, measure):
     assert error.max() < 0.3
 
 
+def test_others_do_not_answer_for_a_kernel_that_takes_far_longer_than_its_like(
+    random_networks, measure, kernel_ms
+):
+    """A reference implementation that a runtime falls back to, say."""
+    networks = random_networks(40)
+    keys = sorted({kernel.key for kernels in networks for kernel in kernels})
+    slow = set(keys[::30])
+    measured = measure(
+        networks, ms_of=lambda k: kernel_ms(k) * (30 if k.key in slow else 1), noise=0.03
+    )
+    evidence = Evidence.of(measured)
+    others = np.array([kernel.key not in slow for kernel in evidence.kernels])
+    truth = np.array([kernel_ms(kernel) for kernel in evidence.kernels])
+    error = np.abs(kernel_ms_of(fit_jointly(evidence)[0], evidence) / truth - 1)[others]
+    assert np.median(error) < 0.22
+    assert np.quantile(error, 0.95) < 0.8
+
+
 def test_what_a_run_costs_beside_its_kernels_is_found(random_networks, measure):
     networks = [kernels[:12] for kernels in random_networks(60)]
     for run_ms in (0.0, 0.3):
