@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
-from optuna.trial import TrialState
 
 from hwnas.bench.tables import SearchTable
 from hwnas.spaces.base import Genotype, GenotypeArray
@@ -28,7 +28,9 @@ __all__ = ["PEERS", "SAMPLERS", "Meter", "SampledStudy", "Spent", "missing", "ve
 
 POPULATION_SIZE = 20
 PROPOSALS_PER_EVALUATION = 50  # a peer that proposes known or missing ones only has to end
+MAX_FRUITLESS = 1000  # proposals in a row that give nothing new
 N_STARTING = 10  # of Optuna's samplers, by default
+_EXISTS = "is in the table"
 DENSE = 0.5  # share of its space that a table holds, from which on random architectures do to begin
 
 
@@ -52,6 +54,7 @@ class Meter:
         self.n_missing = 0
         self.n_repeated = 0
         self._seen: set[int] = set()
+        self._n_fruitless = 0
 
     def evaluate(self, genotype: Genotype) -> tuple[float, float] | None:
         """Error and latency of an architecture; None if it is not in the table.
@@ -60,8 +63,10 @@ class Meter:
             Spent: If all evaluations were used, or far too many proposals made for them.
         """
         n_proposals = len(self.rows) + self.n_missing + self.n_repeated
-        if self.is_spent or n_proposals >= PROPOSALS_PER_EVALUATION * self.n_evaluations:
+        most = PROPOSALS_PER_EVALUATION * self.n_evaluations
+        if self.is_spent or n_proposals >= most or self._n_fruitless >= MAX_FRUITLESS:
             raise Spent
+        self._n_fruitless += 1
         row = self.table.row(genotype)
         if row is None:
             self.n_missing += 1
@@ -71,6 +76,7 @@ class Meter:
         else:
             self._seen.add(row)
             self.rows.append(row)
+            self._n_fruitless = 0
         return self.table.objectives(row)
 
     @property
@@ -84,7 +90,7 @@ def _starting(table: SearchTable, n: int, seed: int) -> GenotypeArray:
 
     Ours draw rows of the table. Random ones of a space of which it holds little are all missing.
     """
-    if len(table) >= DENSE * table.space.size:
+    if len(table) >= DENSE * math.prod(table.space.n_options):
         return np.zeros((0, len(table.space.choices)), dtype=np.int64)
     rows = np.random.default_rng(seed).permutation(len(table))[:n]
     found: GenotypeArray = table.space.rows[rows]
@@ -160,9 +166,12 @@ class SampledStudy:
             self._study = optuna.create_study(
                 directions=["minimize", "minimize"], sampler=SAMPLERS[name](seed)
             )
-            for genotype in _starting(table, N_STARTING, seed):
+            # It draws at random until a population is complete.
+            n_starting = POPULATION_SIZE if name == "optuna-nsga2" else N_STARTING
+            for genotype in _starting(table, n_starting, seed):
                 self._study.enqueue_trial(self._params(as_genotype(genotype)))
         self._asked: optuna.Trial | None = None
+        self._worst = (1.0, float(table.latency_ms.max()))
 
     def ask(self) -> Genotype:
         """The architecture that the sampler wants evaluated."""
@@ -171,21 +180,26 @@ class SampledStudy:
         return tuple(int(self._asked.params[name]) for name in self._names)
 
     def tell(self, found: tuple[float, float] | None) -> None:
-        """The objectives of the last architecture; None if it is not in the table."""
+        """The objectives of the last architecture; None if it is not in the table.
+
+        That is a constraint: samplers do not look at failed trials, and would propose it again.
+        """
         assert self._asked is not None
         with _quiet():
-            if found is None:
-                self._study.tell(self._asked, state=TrialState.FAIL)
-            else:
-                self._study.tell(self._asked, found)
+            self._asked.set_constraint(_EXISTS, 1.0 if found is None else -1.0)
+            self._study.tell(self._asked, found or self._worst)
 
     def add(self, genotype: Genotype, objectives: tuple[float, float]) -> None:
-        """Take a trial over that somebody else proposed."""
+        """Take a trial over that somebody else proposed, as if its sampler had."""
+        told = len(self._study.get_trials(deepcopy=False))
+        # NSGA-II looks at trials of its own generations only.
+        generation = {NSGAIISampler._get_generation_key(): told // POPULATION_SIZE}
         self._study.add_trial(
             optuna.trial.create_trial(
                 params=self._params(genotype),
                 distributions=self.distributions,
                 values=objectives,
+                system_attrs=generation,
             )
         )
 

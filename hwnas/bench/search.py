@@ -219,9 +219,11 @@ def _summary(
         ),
     }
     if "random" in every and name != "random":
-        random = np.median(_stacked(every["random"]), axis=0)
-        both = min(n, len(random))
-        below = np.median(curves, axis=0)[FAIR_FROM:both] < random[FAIR_FROM:both]
+        # A run that ended early stays where it was; only the first ones may be behind by chance.
+        random, own = np.median(_stacked(every["random"]), axis=0), np.median(curves, axis=0)
+        longest = max(len(random), n)
+        random, own = (np.pad(c, (0, longest - len(c)), mode="edge") for c in (random, own))
+        below = own[FAIR_FROM - 1 :] < random[FAIR_FROM - 1 :]
         summary["evaluations_below_random"] = int(below.sum())
     return summary
 

@@ -1,8 +1,8 @@
 """Tables of architectures that somebody evaluated already, as a search problem.
 
 A table has one row per architecture: columns that start with `op` say what was chosen, others hold
-an accuracy in [0, 1] and a latency. A strategy sees the former only. What is not in the table does
-not exist: it is over the only budget.
+an accuracy, as a share or in percent, and a latency. A strategy sees the former only. What is not
+in the table does not exist: it is over the only budget.
 """
 
 from __future__ import annotations
@@ -37,13 +37,23 @@ REFERENCE = (0.9, 1.0)  # error, and latency scaled to [0, 1] over the table
 
 @dataclass(frozen=True, eq=False)
 class TableSpace(SearchSpace):
-    """The choices of a table. Uniform draws are rows of it, and every choice counts.
+    """The choices of a table. It consists of the rows of it, and every choice counts.
 
     Attributes:
         rows: `(n, n_choices)`: the genotypes that exist.
     """
 
     rows: GenotypeArray
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def all_genotypes(self) -> GenotypeArray:
+        """The rows in lexicographic order, `(n, n_choices)`."""
+        ordered: GenotypeArray = self.rows[np.lexsort(self.rows.T[::-1])]
+        return ordered
 
     def sample(self, rng: np.random.Generator, n: int) -> GenotypeArray:
         """Draw rows of the table uniformly, `(n, n_choices)`, with repetitions."""
@@ -141,10 +151,11 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
     """Read a table from Parquet; rows without one of the two values are left out.
 
     What a column of choices does not say of a row is an option of its own, below all others.
+    Columns that say the same of all rows are no choices.
 
     Args:
         path: The file.
-        accuracy: Column of accuracies, in [0, 1].
+        accuracy: Column of accuracies, in [0, 1] or [0, 100].
         latency: Column of latencies, or of energies: any cost > 0.
 
     Raises:
@@ -154,13 +165,16 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
     if accuracy == latency:
         raise ConfigError(f"accuracy and latency are two columns, got {accuracy!r} for both")
     try:
-        frame = read_parquet(path, TABLE_BYTES).to_pandas()
+        # An index of pandas is a column like others here, and its types know gaps of their own.
+        frame = read_parquet(path, TABLE_BYTES).to_pandas(ignore_metadata=True)
     except Exception as reason:  # of Arrow and pandas: they share no other base
         raise DataError(f"cannot read the table {path}: {reason}") from None
     choices = [
         name
         for name in map(str, frame.columns)
-        if name.startswith(CHOICE_PREFIX) and not name.endswith(COST_SUFFIXES)
+        if name.startswith(CHOICE_PREFIX)
+        and not name.endswith(COST_SUFFIXES)
+        and name not in (accuracy, latency)
     ]
     if not choices:
         raise DataError(
@@ -180,18 +194,23 @@ def read_search_table(path: Path, *, accuracy: str, latency: str) -> SearchTable
         frame[name] = _options(frame[name], path)
     if frame[choices].duplicated().any():
         frame = frame.groupby(choices, as_index=False, sort=False).mean()  # repeated evaluations
-    error = 1.0 - frame[accuracy].to_numpy(np.float64)
+    shares = frame[accuracy].to_numpy(np.float64)
+    is_percent = len(shares) > 0 and shares.min() >= 0 and 1 < shares.max() <= 100
+    error = 1.0 - (shares / 100 if is_percent else shares)
     latency_ms = frame[latency].to_numpy(np.float64)
     if len(frame) < 2 or not latency_ms.max() > latency_ms.min() > 0:
         raise DataError(f"column {latency!r} of {path} must be > 0 and differ between rows")
     if error.min() < 0 or error.max() > 1:
         raise DataError(
-            f"column {accuracy!r} of {path} must lie in [0, 1], it goes from "
-            f"{1 - error.max():g} to {1 - error.min():g}: give shares, not percent"
+            f"column {accuracy!r} of {path} must hold shares in [0, 1] or percent in [0, 100], it "
+            f"goes from {shares.min():g} to {shares.max():g}"
         )
     options = {name: sorted(frame[name].unique().tolist()) for name in choices}
+    options = {name: values for name, values in options.items() if len(values) > 1} or options
+    choices = list(options)
     longest = max(options.values(), key=len)
-    if all(set(values) <= set(longest) for values in options.values()):
+    is_one = (set(own) <= set(longest) and 2 * len(own) > len(longest) for own in options.values())
+    if all(is_one):
         # The same choice at several places, of which a table need not hold every option.
         options = dict.fromkeys(choices, longest)
     spaces = [Choice(name, tuple(values)) for name, values in options.items()]
@@ -214,8 +233,10 @@ def _options(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
         DataError: They are too many for a choice.
     """
     if pd.api.types.is_numeric_dtype(column):
-        known = column.dropna()
-        options = column.fillna((known.min() if len(known) else 0) - 1)
+        options = column
+        if column.isna().any():  # as floats: small unsigned integers have nothing below 0
+            lowest = column.min()
+            options = column.astype(np.float64).fillna(-1.0 if np.isnan(lowest) else lowest - 1.0)
     else:
         options = column.astype(object).where(column.notna(), "").map(str)
     if options.nunique() > MAX_OPTIONS:

@@ -83,7 +83,7 @@ def read_latency_table(
         PredictorError: A column of choices describes whole architectures.
     """
     try:
-        frame = read_parquet(path, TABLE_BYTES).to_pandas()
+        frame = read_parquet(path, TABLE_BYTES).to_pandas(ignore_metadata=True)
     except Exception as error:  # of Arrow and pandas: they share no other base
         raise DataError(f"cannot read {path} as Parquet: {error}") from None
     # Latencies come first: a device may be named so that its column starts like a choice.

@@ -3,7 +3,8 @@
 A new network gets the smallest share of the training. Whenever one in `eta` of those that ended on
 a rung is good enough that it did not go on yet, it does: it is trained again, from the start, for
 `eta` times as long, so that its learning rate falls to zero each time. Nothing waits for a rung to
-fill, so trials of any length may run beside each other.
+fill, so trials of any length may run beside each other. No more than one in `eta` goes on: ASHA
+would also promote each newcomer that is better than those that went on before it.
 
 For several objectives, good is what has a low Pareto rank, and within a rank stands alone.
 

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 import typer
 from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.samplers import NSGAIISampler
 from typer.testing import CliRunner
 
 from hwnas.bench.peers import Meter, SampledStudy, Spent
-from hwnas.bench.search import bench_search, draw_curves, run_strategy
+from hwnas.bench.search import Run, _summary, bench_search, draw_curves, run_strategy
 from hwnas.bench.tables import read_search_table
 from hwnas.cli.bench_search import search
 from hwnas.errors import ConfigError, DataError
@@ -232,7 +233,7 @@ def test_runs_that_do_not_get_there_count_as_late():
     ("frame", "message"),
     [
         (pd.DataFrame({"acc": [0.5], "phone_ms": [1.0]}), "no column that starts with 'op'"),
-        (pd.DataFrame({"op": [1, 2], "acc": [50, 60.0], "phone_ms": [1.0, 2]}), "not percent"),
+        (pd.DataFrame({"op": [1, 2], "acc": [50, 160.0], "phone_ms": [1.0, 2]}), "shares in"),
         (pd.DataFrame({"op": [1, 2], "acc": [0.5, 0.6], "phone_ms": [0.0, 2]}), "must be > 0"),
         (pd.DataFrame({"op": [1, 2], "acc": [0.5, 0.6], "phone_ms": [2.0, 2]}), "differ"),
         (pd.DataFrame({"op": [1, 2], "acc": ["a", "b"], "phone_ms": [2.0, 3]}), "not numbers"),
@@ -329,3 +330,96 @@ def test_rows_without_a_value_are_left_out_and_repeated_ones_averaged(read):
     table = read(frame)
     assert len(table) == 2
     assert table.objectives(table.row((0,))) == (pytest.approx(0.4), 2.0)
+
+
+def test_accuracies_may_be_percent(read):
+    frame = pd.DataFrame({"op": [1, 2], "acc": [60.0, 0.5], "phone_ms": [1.0, 2.0]})
+    np.testing.assert_allclose(read(frame).error, [0.4, 0.995])
+
+
+def test_an_index_of_pandas_is_a_column_like_others(tmp_path):
+    path = tmp_path / "index.parquet"
+    frame = pd.DataFrame(
+        {"op_a": [0, 0, 1, 1], "op_b": ["x", "y", "x", "y"], "acc": 0.5, "phone_ms": [1.0, 2, 3, 4]}
+    )
+    for index in ("op_a", ["op_a", "op_b"]):
+        frame.set_index(index).to_parquet(path)
+        table = read_search_table(path, accuracy="acc", latency="phone_ms")
+        assert len(table) == 4
+        assert {choice.name for choice in table.space.choices} == {"op_a", "op_b"}
+
+
+def test_types_with_gaps_of_their_own_are_read(tmp_path):
+    path = tmp_path / "gaps.parquet"
+    frame = pd.DataFrame({
+        "op_flag": pd.array([True, None, False, True], "boolean"),
+        "op_width": pd.array([0, 255, None, 3], "UInt8"),
+        "acc": 0.5, "phone_ms": [1.0, 2.0, 3.0, 4.0],
+    })  # fmt: skip
+    frame.to_parquet(path)
+    table = read_search_table(path, accuracy="acc", latency="phone_ms")
+    assert [len(choice.options) for choice in table.space.choices] == [3, 4]
+    assert [choice.options for choice in table.space.choices][1] == (-1.0, 0.0, 3.0, 255.0)
+    assert len(table) == 4
+
+
+def test_columns_that_say_nothing_are_no_choices_and_long_ones_widen_no_flag(read):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({f"op_{i}": rng.integers(0, 2, 60) for i in range(5)})
+    frame["op_width"], frame["op_stem"] = np.arange(60), "conv"
+    frame["acc"], frame["phone_ms"] = rng.random(60), rng.random(60) + 1
+    table = read(frame)
+    sizes = {choice.name: len(choice.options) for choice in table.space.choices}
+    assert sizes == {**{f"op_{i}": 2 for i in range(5)}, "op_width": 60}
+
+
+def test_what_is_asked_for_is_no_choice_whatever_its_name(write):
+    frame = pd.DataFrame({"op": [1, 2], "optimal": [0.5, 0.6], "openvino_latency": [1.0, 2.0]})
+    table = read_search_table(write(frame), accuracy="optimal", latency="openvino_latency")
+    assert [choice.name for choice in table.space.choices] == ["op"]
+
+
+def test_a_space_consists_of_the_rows_of_its_table(read):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({f"op{i}": rng.integers(0, 9, 50) for i in range(9)})
+    table = read(frame.assign(acc=rng.random(50), phone_ms=rng.random(50) + 1))
+    assert table.space.size == 50
+    listed = table.space.all_genotypes()
+    assert {row.tobytes() for row in listed} == {row.tobytes() for row in table.space.rows}
+    assert [tuple(row) for row in listed] == sorted(tuple(row) for row in listed)
+
+
+def test_peers_learn_what_is_missing_and_end_when_nothing_new_comes(read):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({f"op{i}": rng.integers(0, 4, 40) for i in range(8)})
+    table = read(frame.assign(acc=rng.random(40), phone_ms=rng.random(40) + 1))
+    study = SampledStudy("optuna-nsga2", table, seed=0)
+    missing = next(g for g in ((i, 0, 0, 0, 0, 0, 0, 0) for i in range(4)) if table.row(g) is None)
+    study._study.enqueue_trial(study._params(missing))
+    for _ in range(21):  # those that it starts with come first
+        study.tell(table.objectives(row) if (row := table.row(study.ask())) is not None else None)
+    *_, last = study._study.get_trials()
+    assert last.state.is_finished() and last.values == [1.0, table.latency_ms.max()]
+    assert all(value > 0 for value in last.constraints.values())
+    meter = Meter(table, 30)
+    assert all(meter.evaluate(missing) is None for _ in range(1000))
+    with pytest.raises(Spent):
+        meter.evaluate(missing)
+
+
+def test_told_trials_are_generations_of_nsga2(read):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({f"op{i}": rng.integers(0, 4, 90) for i in range(4)})
+    table = read(frame.assign(acc=rng.random(90), phone_ms=rng.random(90) + 1))
+    study = SampledStudy("optuna-nsga2", table, seed=0)
+    for row in range(60):
+        study.add(table.genotype(row), table.objectives(row))
+    study.ask()
+    *_, last = study._study.get_trials()
+    assert last.system_attrs[NSGAIISampler._get_generation_key()] == 3
+
+
+def test_a_run_that_ended_early_is_compared_where_it_stayed():
+    early, random = Run(np.full(5, 0.1), 0, 0), Run(np.linspace(0, 1, 60), 0, 0)
+    found = _summary("early", [early], {"early": [early], "random": [random]}, True)
+    assert found["evaluations_below_random"] == 31
