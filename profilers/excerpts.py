@@ -154,6 +154,10 @@ def _values(proto: onnx.ModelProto, names: Sequence[str], feed: Values, model: s
     ]  # weights may be among them
     del open_proto.graph.input[:], open_proto.graph.output[:]
     open_proto.graph.input.extend(given)
+    # Files of old versions hold some that no node reads, as inputs: without those they are refused.
+    read = {name for node in open_proto.graph.node for name in _reads(node)}
+    for tensor in [t for t in open_proto.graph.initializer if t.name not in read]:
+        open_proto.graph.initializer.remove(tensor)
     open_proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

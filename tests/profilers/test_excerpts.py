@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from profilers.errors import ModelError
-from profilers.excerpts import MAX_BALLAST_BYTES, excerpt_digest, excerpt_nodes
+from profilers.excerpts import MAX_BALLAST_BYTES, _values, excerpt_digest, excerpt_nodes
 from profilers.isolation import IsolatedProfiler
 from profilers.kernels import Kernel, Tensor
 from profilers.measurement import KernelNode
@@ -232,3 +232,19 @@ def test_digests_tell_models_and_kernels_apart_and_not_their_order(make_kernel):
     a, b = make_kernel("Conv"), make_kernel("Relu")
     assert excerpt_digest("m", [a, b]) == excerpt_digest("m", [b, a])
     assert len({excerpt_digest("m", [a]), excerpt_digest("m", [b]), excerpt_digest("n", [a])}) == 3
+
+
+def test_models_of_old_versions_may_hold_weights_that_nothing_reads():
+    sizes = {"a": (6, 5), "b": (5, 7), "queue": (1, 1)}
+    model = made_by_hand(
+        [
+            helper.make_node("MatMul", ["x", "a"], ["h"], "first"),
+            helper.make_node("MatMul", ["h", "b"], ["y"], "second"),
+        ],
+        {name: (TensorProto.FLOAT, shape) for name, shape in {"x": (2, 6), **sizes}.items()},
+        ["y"],
+        {name: np.ones(shape, np.float32) for name, shape in sizes.items()},
+    )
+    model.proto.ir_version = 3  # weights are inputs
+    found = _values(model.proto, ["h", "x"], {"x": np.ones((2, 6), np.float32)}, "old")
+    np.testing.assert_array_equal(found["h"], np.full((2, 5), 6.0))
