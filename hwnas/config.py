@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -129,6 +130,8 @@ class SearchConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+            if value is not None and name.endswith("epochs") and value == math.inf:
+                raise ConfigError(f"{name} must be finite; limit the time by minutes")
         if self.executor not in EXECUTORS:
             raise ConfigError(unknown_name("executor", self.executor, EXECUTORS))
         if self.gpus_per_trial is not None and self.gpus_per_trial < 0:

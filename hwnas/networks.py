@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwnas.spaces.base import Architecture, Block, InputType, Shape
+from hwnas.spaces.base import Architecture, Block, InputType, Shape, SpaceError
 
 # Layers that give zeros where all their parameters are 0, but can learn from there.
 _LAST = (
@@ -158,7 +158,7 @@ def count(block: Block, in_shape: Shape, input_type: InputType = "float32") -> B
     """Build the block and run one example of zeros through it, counting.
 
     Raises:
-        ValueError: The block does not fit the shape.
+        SpaceError: The block does not fit the shape.
     """
     try:
         with torch.random.fork_rng(devices=()):
@@ -166,7 +166,7 @@ def count(block: Block, in_shape: Shape, input_type: InputType = "float32") -> B
             with counting(module) as n_macs:
                 y = module(example(in_shape, input_type))
     except RuntimeError as error:
-        raise ValueError(f"{block} does not fit an input of shape {in_shape}: {error}") from error
+        raise SpaceError(f"{block} does not fit an input of shape {in_shape}: {error}") from error
     params = sum(p.numel() for p in module.parameters())
     return BlockCounts(tuple(y.shape[1:]), params, n_macs())
 

@@ -38,7 +38,7 @@ from hwnas.piece_graph import (
     split,
 )  # fmt: skip
 from hwnas.piece_values import Join, Use
-from hwnas.spaces.base import Block, InputType, Shape
+from hwnas.spaces.base import Block, InputType, Shape, SpaceError
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
 from profilers.memory import PartMemory, part_memory
@@ -234,7 +234,7 @@ class _Row:
                 look_trained(module)
                 y, n_macs = sheet.run(module, parts)
             except RuntimeError as error:
-                raise ValueError(
+                raise SpaceError(
                     f"{block} does not fit an input of shape {shape}: {error}"
                 ) from error
             parts = y if isinstance(y, list) else getattr(y, PARTS, [y])

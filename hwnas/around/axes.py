@@ -33,6 +33,7 @@ class Leaf:
         is_batch: They are the examples of the batch.
         is_inner: They lie within the heads or groups that an axis was split into, and stay.
         is_outer: They are such heads or groups.
+        within: Of inner ones, the heads or groups.
     """
 
     n: int
@@ -41,6 +42,7 @@ class Leaf:
     is_batch: bool = False
     is_inner: bool = False
     is_outer: bool = False
+    within: Leaf | None = field(default=None, repr=False)
     merged: Leaf | None = field(default=None, repr=False)  # with this one
     parts: Axis | None = field(default=None, repr=False)  # it was split into these
     born: int = field(default_factory=count().__next__, repr=False)  # the first one gives its name
@@ -152,10 +154,13 @@ def multiplied(axes: Sequence[Axis]) -> Axis:
 def _split_leaf(leaf: Leaf, outer: int, inner: int, what: str = "heads") -> None:
     """Into so many heads or groups of so many."""
     is_inner = leaf.is_inner or not leaf.is_outer  # the innermost of three are
+    # Of what nothing goes, as of the q, k and v of one layer, each is split as if it stood alone.
+    stands_alone = leaf.within is not None and _root(leaf.within).is_held
     layer, _, old = leaf.name.rpartition(".")
     name = f"{layer}.{what}" if old == "width" else leaf.name
-    first = Leaf(outer, name, leaf.is_held, leaf.is_batch, leaf.is_inner, is_outer=True)
-    second = Leaf(inner, leaf.name, leaf.is_held, is_inner=is_inner)
+    first = Leaf(outer, name, leaf.is_held, leaf.is_batch, is_outer=True)
+    first.is_inner = leaf.is_inner and not stands_alone
+    second = Leaf(inner, leaf.name, leaf.is_held, is_inner=is_inner, within=first)
     leaf.parts = ((first, second),)
 
 

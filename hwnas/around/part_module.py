@@ -252,6 +252,8 @@ def _plain(step: Step) -> nn.Module | None:
         return _ACTIVATIONS[step.kind]()
     if step.kind == "gelu" and len(step.args) == 1:
         return nn.GELU(step.kwargs.get("approximate", "none"))
+    if step.kind == "leaky_relu":
+        return nn.LeakyReLU(*step.args[1:])
     if step.kind == "hardtanh" and list(step.args[1:]) == [0.0, 6.0]:
         return nn.ReLU6()
     dropout = _DROPOUTS.get((step.kind, len(step.shapes[0]))) or _DROPOUTS.get((step.kind, None))
@@ -276,8 +278,9 @@ def _layer(step: Step, args: list[Any], shape: torch.Size, roles: set[str]) -> n
             layer = nn.Linear(shape[1], shape[0], bias=has_bias)
         elif kind == "batch_norm":
             norm = _BATCH_NORMS[len(step.shapes[0])]
+            # A momentum of None, a plain average over all batches, is traced as 0 in eval mode.
             layer = norm(
-                shape[0], args[7], args[6], affine="weight" in roles,
+                shape[0], args[7], args[6] or None, affine="weight" in roles,
                 track_running_stats="running_mean" in roles,
             )  # fmt: skip
         elif kind == "embedding":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from hwnas.around.axes import Axis, Leaf, is_batch, leaves, resolved
 from hwnas.around.steps import INPUT, Axes, Model, Ref, Step
@@ -13,6 +15,7 @@ __all__ = ["HEAVY", "Part", "cut", "layout_of"]
 HEAVY = frozenset(("conv1d", "conv2d", "conv3d", "linear", "addmm", "embedding", "matmul", "bmm",
     "mm", "scaled_dot_product_attention"))  # fmt: skip
 _WITH_NEXT = frozenset(("pad", "constant_pad_nd"))  # runtimes make them part of a convolution
+MAX_JOINED = 4  # residual parts of one module that stay or go together
 _WITH_CONVOLUTION = frozenset(("batch_norm", "instance_norm", "prelu"))
 
 
@@ -70,9 +73,11 @@ class Part:
 def cut(model: Model) -> list[Part]:
     """The parts, in running order; no step is in two."""
     parts = _joined_by_module(_with_light_steps(_finest(model), model))
+    owners = Counter(part.owner for part in parts if part.is_residual)
     names: set[str] = set()
     for part in parts:
-        name = part.owner if part.is_residual else ""
+        is_whole = part.is_residual and owners[part.owner] == 1
+        name = part.owner if is_whole else ""
         part.name = _unique(name or _name(part.steps), names)
     return parts
 
@@ -184,21 +189,36 @@ def _run_together(parts: Sequence[Part]) -> Part:
 
 
 def _joined_by_module(parts: Sequence[Part]) -> list[Part]:
-    """Residual parts of one module, attention and MLP of a layer, are one part."""
+    """Residual parts of one module, attention and MLP of a layer, are one part.
+
+    A module that adds in a loop, over blocks or over pairs of attention and MLP, has one of each
+    round.
+    """
     found: list[Part] = []
-    for part in parts:
-        before = found[-1] if found else None
-        if (
-            before is not None
-            and part.is_residual
-            and before.is_residual
-            and part.owner
-            and part.owner == before.owner
-        ):
-            found[-1] = _run_together([before, part])
-        else:
-            found.append(part)
+    for key, group in groupby(parts, lambda part: part.owner if part.is_residual else ""):
+        members = list(group)
+        n = _period([tuple(s.kind for s in p.steps if s.kind in HEAVY) for p in members])
+        if not key or n > MAX_JOINED:
+            n = 1
+        first = len(members) % n  # the first round may have begun with what is not residual
+        found += [_joined(members[:first])] if first else []
+        found += (_joined(members[i : i + n]) for i in range(first, len(members), n))
     return found
+
+
+def _period(row: Sequence[object]) -> int:
+    """After how many the row begins anew; its length, if it does not twice.
+
+    Example:
+        >>> _period("babab"), _period("abca"), _period("aaa")
+        (2, 4, 1)
+    """
+    halves = range(1, len(row) // 2 + 1)
+    return next((n for n in halves if row[n:] == row[:-n]), len(row))
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    return parts[0] if len(parts) == 1 else _run_together(parts)
 
 
 def _name(steps: Sequence[Step]) -> str:

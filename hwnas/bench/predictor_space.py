@@ -301,7 +301,9 @@ def _splits(
     by_digest: dict[str, list[NetworkMeasurement]] = {}
     for m in measurements:
         by_digest.setdefault(m.digest, []).append(m)
-    digests = sorted(by_digest)
+    # Those of which every measurement was flagged say nothing of intervals.
+    trusted = {m.digest for m in measurements if m.samples.warning is None}
+    digests = sorted(trusted or by_digest)
     n_test = min(max(MIN_TEST, round(TEST_SHARE * len(digests))), len(digests) - MIN_NETWORKS)
     if n_test < 1:
         return {"n": 0}

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 
 from hwnas.errors import ConfigError, unknown_name
 from hwnas.networks import Network, counts
@@ -28,10 +31,12 @@ Batch = tuple[Tensor, Tensor]
 Proxy = Callable[[Network, Sequence[Batch]], float]
 
 NOISE = 0.01  # of Zen-score's second input, in standard deviations of the first
-# Whose inputs' signs are the code of an example; all of them bend at or near 0.
-_ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh,
-)  # fmt: skip
+# Whose inputs' signs are the code of an example; all of them bend at or near 0. Layers call these.
+_ACTIVATIONS = frozenset((
+    functional.relu, functional.relu_, functional.relu6, functional.leaky_relu, functional.elu,
+    functional.gelu, functional.silu, functional.hardswish, functional.tanh, torch.relu,
+    torch.relu_, torch.prelu, torch.tanh, Tensor.relu, Tensor.relu_, Tensor.tanh, Tensor.tanh_,
+))  # fmt: skip
 _NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -65,6 +70,9 @@ def zero_cost_scores(
             raise ConfigError(f"the zero-cost proxy {name!r} needs {obstacle}")
         with seeded(seed):
             network = Network(architecture).train().to(batches[0][0].device if batches else "cpu")
+            for layer in network.modules():
+                if isinstance(layer, _DropoutNd):
+                    layer.eval()  # what it drops would be in the score
             scores[name] = PROXIES[name](network, batches)
     return scores
 
@@ -139,19 +147,13 @@ def naswot(network: Network, batches: Sequence[Batch]) -> float:
     size = len(inputs), len(inputs)
     kernel = torch.zeros(size, dtype=torch.float64, device=inputs.device)
 
-    def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        code = (given[0].detach().flatten(1) > 0).double()
-        kernel.add_(code @ code.T + (1 - code) @ (1 - code).T)
+    def note(given: Tensor) -> None:
+        if len(given) == len(inputs):
+            code = (given.detach().flatten(1) > 0).double()
+            kernel.add_(code @ code.T + (1 - code) @ (1 - code).T)
 
-    handles = [
-        module.register_forward_pre_hook(note)
-        for module in network.modules()
-        if isinstance(module, _ACTIVATIONS)
-    ]
-    with torch.no_grad():
+    with torch.no_grad(), _Activations(note):
         network(inputs)
-    for handle in handles:
-        handle.remove()
     sign, log_determinant = torch.linalg.slogdet(kernel)
     return float(log_determinant) if sign > 0 else -math.inf
 
@@ -221,6 +223,21 @@ PROXIES: Mapping[str, Proxy] = {
     "zen": zen,
     "zico": zico,
 }
+
+
+class _Activations(TorchFunctionMode):
+    """Tells what each activation is given, whether a layer is one or a forward calls it."""
+
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _ACTIVATIONS:
+            self._note(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _backward(network: Network, batch: Batch) -> None:

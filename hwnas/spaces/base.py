@@ -325,7 +325,7 @@ class SearchSpace:
         ]
 
     def mutate(self, genotypes: GenotypeArray, rng: np.random.Generator) -> GenotypeArray:
-        """Children of valid genotypes, valid again: about one choice of each is changed.
+        """Children of valid genotypes, valid again: about two choices of each are changed.
 
         Half of the changes go to a neighbour in the order of the options; the other half to any
         option. A child that cannot be made valid by changing few more choices is its parent.

@@ -14,6 +14,7 @@ import numpy as np
 
 from hwnas.data.kinds import EXAMPLES, Kind
 from hwnas.errors import ConfigError, unknown_name
+from hwnas.networks import counts
 from hwnas.spaces.base import Block, SearchSpace, Shape, SpaceError
 from hwnas.spaces.darts import darts_space
 from hwnas.spaces.fbnet import fbnet_space, proxylessnas_space
@@ -83,7 +84,7 @@ def make_space(
     factory = load_function(name, ConfigError)
     with user_errors(name, ConfigError):
         space = _made(factory, name, input_shape, n_classes, vocabulary)
-        _check_own(name, space)
+        _check_own(name, space, n_classes)
         return space
 
 
@@ -128,12 +129,13 @@ def _made(
         raise ConfigError(f"space {name!r} does not fit this data: {error}") from None
 
 
-def _check_own(name: str, space: object) -> None:
+def _check_own(name: str, space: object, n_classes: int) -> None:
     """Find now what would be wrong with a user's space later, in the middle of a search.
 
     Raises:
-        ConfigError: It is no space, or a slot gives what is no block.
-        SpaceError: It has no valid genotype.
+        ConfigError: It is no space, a slot gives what is no block, or networks give other outputs
+            than one for each class.
+        SpaceError: It has no valid genotype, or a block does not fit what it is given.
     """
     if not isinstance(space, SearchSpace):
         raise ConfigError(f"{name}: must return a SearchSpace, got {type(space).__name__}")
@@ -145,5 +147,16 @@ def _check_own(name: str, space: object) -> None:
                     f"{name}: slot {i} of the space must return a frozen dataclass with "
                     f"build(in_shape), or None, got {value!r}"
                 )
-    genotype = space.sample(np.random.default_rng(0), 1)[0]
-    space.architecture(tuple(genotype.tolist())).to_json()
+    _ = space.fingerprint, space.input_table
+    last = np.array(space.n_options, dtype=np.int64) - 1
+    corners = np.stack([np.zeros_like(last), last])
+    drawn = space.sample(np.random.default_rng(0), 1)
+    for genotype in np.concatenate([drawn, corners[space.is_valid(corners)]]):
+        architecture = space.architecture(tuple(genotype.tolist()))
+        architecture.to_json()
+        shape = counts(architecture).out_shape
+        if shape != (n_classes,):
+            raise ConfigError(
+                f"{name}: its networks must give one number for each of {n_classes} classes, but "
+                f"one of them gives {shape} of an example; write the last layer for `n_classes`"
+            )

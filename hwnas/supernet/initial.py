@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.networks import Network
-from hwnas.spaces.base import Architecture
+from hwnas.spaces.base import Architecture, SpaceError
 from hwnas.supernet.reach import Site, probe
 from hwnas.supernet.shared_weights import Layout, layouts, take
 
@@ -25,7 +25,7 @@ def initial_tensors(slot: int, sites: Iterable[Site]) -> dict[str, tuple[Layout,
     is 0: nothing ever reads it.
 
     Raises:
-        ValueError: A block does not fit its input, or layers of one name cannot share weights.
+        SpaceError: A block does not fit its input, or layers of one name cannot share weights.
     """
     largest = _largest(slot, sites)
     drawn: dict[str, list[tuple[Layout, nn.Parameter]]] = {key: [] for key in largest}
@@ -47,7 +47,7 @@ def _largest(slot: int, sites: Iterable[Site]) -> dict[str, list[tuple[Layout, S
             if any(other.has_part(layout) for other, _ in found):
                 continue
             if not all(other.is_like(layout) for other, _ in found):
-                raise ValueError(
+                raise SpaceError(
                     f"slot {slot}: {name!r} of {site.block} cannot share weights with that of "
                     f"{found[0][1].block}: their axes or groups differ in number; give the layers "
                     f"different names"

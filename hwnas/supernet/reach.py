@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hwnas.networks import example
-from hwnas.spaces.base import Block, InputType, SearchSpace, Shape, SlotTable
+from hwnas.spaces.base import Block, InputType, SearchSpace, Shape, SlotTable, SpaceError
 from hwnas.supernet.shared_weights import Layout, layouts
 
 # Of slots that can hold more blocks, only so many are looked at that every option is met beside
@@ -82,14 +82,14 @@ def probe(site: Site) -> Probe:
     That is faster than on the meta device, where each operation is traced in Python.
 
     Raises:
-        ValueError: The block does not fit what it is given.
+        SpaceError: The block does not fit what it is given.
     """
     try:
         with torch.random.fork_rng(devices=()), torch.inference_mode():
             module = site.block.build(site.in_shape).eval()
             y = module(example(site.in_shape, site.input_type))
     except RuntimeError as error:
-        raise ValueError(
+        raise SpaceError(
             f"{site.block} does not fit an input of shape {site.in_shape}: {error}"
         ) from error
     return Probe(tuple(y.shape[1:]), tuple(layouts(module)))
@@ -99,7 +99,7 @@ def reach(space: SearchSpace) -> Reach:
     """Walk the slots of `space`.
 
     Raises:
-        ValueError: A block does not fit what it is given.
+        SpaceError: A block does not fit what it is given.
     """
     tables = space.slot_tables
     read_later: list[frozenset[int]] = [frozenset()]

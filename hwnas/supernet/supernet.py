@@ -74,7 +74,7 @@ class Supernet(nn.Module):
             outputs of their options can be summed.
 
     Raises:
-        ValueError: A block does not fit its input, or layers of one name cannot share weights.
+        SpaceError: A block does not fit its input, or layers of one name cannot share weights.
 
     Reference:
         Cai et al., Once-for-All, ICLR 2020: leading channels, central kernels.

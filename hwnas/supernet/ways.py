@@ -173,7 +173,8 @@ def shrinking_phases(space: SearchSpace) -> tuple[tuple[str, ...], ...]:
         >>> [names[0] for names in shrinking_phases(mobile_space((1, 28, 28), 10))]
         ['kernel_1_1', 'depth_1', 'width']
     """
-    words = {c.name: set(re.split(r"[^a-z]+", c.name.lower())) for c in space.choices}
+    own = {c.name: c.name.lower().rpartition(".")[2] for c in space.choices}  # not of its path
+    words = {name: set(re.split(r"[^a-z]+", last)) for name, last in own.items()}
     phases = (tuple(name for name in words if words[name] & group) for group in _SHRINKING)
     return tuple(names for names in phases if names)
 

@@ -76,9 +76,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         limits = {
-            "epochs": (self.epochs > 0, "> 0"),
+            "epochs": (0 < self.epochs < math.inf, "> 0 and finite"),
             "batch_size": (self.batch_size >= 2, ">= 2, batch norm needs it"),
-            "learning_rate": (self.learning_rate > 0, "> 0"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "> 0 and finite"),
             "weight_decay": (self.weight_decay >= 0, ">= 0"),
             "max_gradient_norm": (self.max_gradient_norm > 0, "> 0"),
             "noise": (self.noise >= 0, ">= 0"),

@@ -27,11 +27,17 @@ def seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def channels_last(network: nn.Module) -> Iterator[None]:
     """Lay the weights out channels last, and with them the feature maps; undone afterwards."""
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _lay_out(network, torch.channels_last)
     try:
         yield
     finally:
-        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        _lay_out(network, torch.contiguous_format)
+
+
+def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
+    for parameter in network.parameters():
+        if parameter.ndim == 4:  # others have no such layout
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 class WeightAverage:

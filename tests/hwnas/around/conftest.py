@@ -144,6 +144,64 @@ class Text(nn.Module):
         return {"logits": self.classes(x.mean(1)), "hidden": x}
 
 
+class Encoder(nn.Module):
+    """Of PyTorch's own layers, whose attention is another kernel in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 32, 4, 4)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(self.patch(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+class Loops(nn.Module):
+    """Stages that add what their blocks give, and pairs of layers, in loops."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = Stage(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4)))
+        self.layers = Pairs(3)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(self.blocks(self.stem(x)).flatten(2).transpose(1, 2)).mean(1))
+
+
+class Stage(nn.Module):
+    def __init__(self, *blocks):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + functional.leaky_relu(block(x), 0.1)
+        return x
+
+
+class Pairs(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.pairs = nn.ModuleList(
+            nn.ModuleList(
+                [nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 32), nn.Linear(32, 16)]
+            )
+            for _ in range(n)
+        )
+
+    def forward(self, x):
+        for qkv, out, fc1, fc2 in self.pairs:
+            q, k, v = qkv(x).reshape(*x.shape[:2], 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
+            found = functional.scaled_dot_product_attention(q, k, v)
+            x = x + out(found.transpose(1, 2).flatten(2))
+            x = x + fc2(functional.gelu(fc1(x)))
+        return x
+
+
 def signals():
     return nn.Sequential(
         nn.Conv1d(2, 16, 7, padding=3),
@@ -167,6 +225,8 @@ MODELS = {
     "resnet": (ResNet, (3, 32, 32)),
     "vision_transformer": (VisionTransformer, (3, 8, 8)),
     "branches": (Branches, (3, 8, 8)),
+    "encoder": (Encoder, (3, 8, 8)),
+    "loops": (Loops, (3, 8, 8)),
     "text": (Text, (6,)),
     "signals": (signals, (2, 30)),
     "tables": (tables, (12,)),

@@ -49,6 +49,62 @@ def test_an_excluded_layer_that_is_not_there_is_an_error(make_model):
         space_around(model, x, exclude=["layer1.0.conv3"])
 
 
+def test_blocks_and_pairs_of_layers_in_a_loop_can_go_one_by_one(make_case):
+    _, _, space = make_case("loops")
+    depths = {c.name: c.options for c in space.choices if c.name.endswith(".depth")}
+    assert depths == {"blocks.blocks.0.depth": (2, 3, 4), "layers.pairs.0.depth": (1, 2, 3)}
+
+
+def test_attention_and_mlp_of_a_layer_go_together(make_case):
+    for name, depth in (
+        ("vision_transformer", "layers.0.depth"),
+        ("encoder", "layers.layers.0.depth"),
+    ):
+        _, _, space = make_case(name)
+        found = {c.name: c.options for c in space.choices if c.name.endswith(".depth")}
+        assert found == {depth: (1, 2)}
+
+
+def test_whole_heads_go_of_pytorchs_own_attention(make_case):
+    _, _, space = make_case("encoder")
+    (heads,) = (c for c in space.choices if c.name == "layers.layers.0.self_attn.heads")
+    assert heads.options == (1, 2, 3, 4)
+
+
+def test_a_model_laid_out_channels_last_is_followed_up_to_rounding(make_model):
+    model, x = make_model("resnet")
+    model = model.to(memory_format=torch.channels_last)
+    space = space_around(model, x.contiguous(memory_format=torch.channels_last))
+    assert space.size > 1
+
+
+def test_batch_norms_that_average_over_all_batches_go_on_doing_so():
+    norm = nn.BatchNorm2d(16, momentum=None)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(576, 4))
+    space = space_around(model, torch.randn(2, 3, 8, 8))
+    module = space.architecture((0,) * len(space.choices)).blocks[0].build((3, 8, 8))
+    (own,) = (layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d))
+    module.train()(torch.randn(4, 3, 8, 8))
+    assert own.momentum is None and own.running_mean.abs().sum() > 0
+
+
+def test_the_same_gradients_up_to_rounding_make_the_same_space():
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 4))
+    batches = [(torch.randn(33, 64), torch.arange(33) % 4)]
+    found = set()
+    n_threads = torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            taylor = space_around(model, batches[0][0], importance="taylor", batches=batches)
+            found.add(taylor.fingerprint)
+    finally:
+        torch.set_num_threads(n_threads)
+    others = [(inputs + 1, labels) for inputs, labels in batches]
+    other = space_around(model, batches[0][0], importance="taylor", batches=others)
+    assert len(found) == 1 and other.fingerprint not in found
+
+
 class Reversed(nn.Module):
     """Features are turned round between two layers: nothing that widths are followed through."""
 

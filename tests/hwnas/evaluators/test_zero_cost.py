@@ -143,6 +143,44 @@ def test_naswot_sees_the_activations_of_every_space(name):
     assert math.isfinite(zero_cost_scores(architecture, [batch], ["naswot"], seed=0)["naswot"])
 
 
+@dataclass(frozen=True)
+class Written:
+    """A layer as people write them, and the same of modules."""
+
+    is_of_modules: bool
+    dropout: float = 0.0
+
+    def build(self, in_shape):
+        act = nn.ReLU() if self.is_of_modules else torch.relu
+        return WrittenModule(in_shape[0], act, self.dropout)
+
+
+class WrittenModule(nn.Module):
+    def __init__(self, n, act, dropout):
+        super().__init__()
+        self.dense, self.act, self.dropout = nn.Linear(n, 32), act, nn.Dropout(dropout)
+
+    def forward(self, x):
+        return self.dropout(self.act(self.dense(x)))
+
+
+def test_naswot_sees_activations_that_a_forward_calls(batches):
+    called, of_modules = (
+        zero_cost_scores(Architecture((6,), (Written(b), Linear(4))), batches, ["naswot"], seed=0)
+        for b in (False, True)
+    )
+    assert called == of_modules and math.isfinite(called["naswot"])
+
+
+@pytest.mark.parametrize("name", sorted(PROXIES))
+def test_dropout_is_not_in_the_score(name, batches):
+    without, beside = (
+        zero_cost_scores(Architecture((6,), (Written(True, p), Linear(4))), batches, [name], seed=0)
+        for p in (0.0, 0.5)
+    )
+    assert beside == without
+
+
 def test_recurrent_weights_count():
     space = make_space("recurrent", (1, 64), 2)
     small = (0,) * len(space.choices)

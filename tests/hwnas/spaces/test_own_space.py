@@ -11,6 +11,7 @@ import torch
 
 from hwnas.errors import ConfigError
 from hwnas.networks import Network, counts
+from hwnas.spaces.base import SpaceError
 from hwnas.spaces.catalog import make_space
 from hwnas.strategies import Evolution, Problem, Trial
 from hwnas.strategies.base import Costs
@@ -126,10 +127,12 @@ def test_the_fingerprint_is_the_same_in_every_process_and_another_for_other_data
 
 def test_a_space_of_token_ids_is_told_how_many_there_are(folder):
     (folder / "tokens.py").write_text(
-        "from hwnas.spaces import *\n"
+        "from hwnas.baselines import Dense, MeanEmbedding\nfrom hwnas.spaces import *\n"
         "def space(input_shape, n_classes, vocabulary):\n"
         "    choices = (Choice('features', (8, vocabulary)),)\n"
-        "    return SearchSpace('t', choices, lambda o: input_shape, (), input_type='int64')\n"
+        "    embed = lambda o: MeanEmbedding(vocabulary, o['features'])\n"
+        "    slots = (embed, lambda o: Dense(2, False))\n"
+        "    return SearchSpace('t', choices, lambda o: input_shape, slots, input_type='int64')\n"
     )
     space = make_space("tokens.py:space", (16,), 2, vocabulary=50)
     assert space.choices[0].options == (8, 50) and space.architecture((0,)).input_type == "int64"
@@ -173,12 +176,20 @@ def test_a_file_may_import_what_lies_beside_it(folder):
         ("from hwnas.spaces import *\ndef space(a, b):\n"
          "    return SearchSpace('s', (Choice('n', (1, 2)),), lambda o: a, (lambda o: [o['n']],))",
          r"TypeError: unhashable type: 'list'"),
+        ("from hwnas.spaces import *\ndef space(a, b):\n"
+         "    return SearchSpace('s', (Choice('n', (8, 9)),), lambda o: [1, o['n'], o['n']], ())",
+         r"TypeError: unhashable type: 'list'"),
+        (OWN_SPACE.replace("in_shape[0], self", "3, self"),
+         r"Conv\(width=\d+\) does not fit an input of shape \(1, 8, 8\)"),
+        (OWN_SPACE.replace("nn.ReLU())", "nn.Relu())"), r"AttributeError: .*'Relu'"),
+        (OWN_SPACE.replace("64, n_classes", "64, 1000"),
+         r"one number for each of 10 classes, but one of them gives \(1000,\) of an example"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_message(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.py").write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, SpaceError), match=message):
         make_space("wrong.py:space", (1, 8, 8), 10)
 
 

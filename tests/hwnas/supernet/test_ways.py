@@ -146,6 +146,12 @@ def test_phases_can_be_given(image_space):
         Shrinking(sampler, phases=[["widht"]])
 
 
+def test_words_of_the_paths_of_layers_say_nothing_of_what_a_choice_is():
+    names = "features.3.kernel_size", "layers.0.width", "blocks.depth", "features.2.op"
+    space = SearchSpace("a", tuple(Choice(name, (1, 2)) for name in names), lambda o: (1,), ())
+    assert shrinking_phases(space) == tuple((name,) for name in (names[0], names[2], names[1]))
+
+
 def test_a_space_without_words_for_sizes_has_no_phases():
     space = SearchSpace("ops", (Choice("op_1", ("a", "b")),), lambda o: (1,), ())
     assert shrinking_phases(space) == ()

@@ -25,8 +25,9 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 @pytest.mark.parametrize(
     "values",
     [
-        {"epochs": 0}, {"batch_size": 1}, {"learning_rate": -1.0}, {"max_shift": 1.0},
-        {"ema_decay": 1.0}, {"mixup": -0.1}, {"temperature": 0.0}, {"distillation": 1.1},
+        {"epochs": 0}, {"epochs": float("inf")}, {"batch_size": 1}, {"learning_rate": -1.0},
+        {"max_shift": 1.0}, {"ema_decay": 1.0}, {"mixup": -0.1}, {"temperature": 0.0},
+        {"distillation": 1.1},
         {"precision": "fp16"}, {"noise": float("nan")}, {"erase": -0.1}, {"token_dropout": 1.0},
     ],
 )  # fmt: skip

@@ -39,7 +39,9 @@ def test_the_average_is_that_computed_by_hand():
 
 
 def test_weights_lie_channels_last_inside_and_as_before_outside():
-    network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv1d(4, 8, 3), nn.Linear(3, 2))
+    network = nn.Sequential(
+        nn.Conv2d(4, 8, 3), nn.Conv1d(4, 8, 3), nn.Linear(3, 2), nn.Conv3d(2, 4, 3)
+    )
     strides = [p.stride() for p in network.parameters()]
     with channels_last(network):
         assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
