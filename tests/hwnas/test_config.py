@@ -43,6 +43,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_one():
         ({"seed": -1}, "seed must be at least 0"),
         ({"minutes": 0}, "minutes must be above 0"),
         ({"search_epochs": -1.0}, "search_epochs must be above 0"),
+        ({"search_epochs": float("inf")}, "search_epochs must be finite"),
         ({"final_epochs": float("nan")}, "final_epochs must be above 0, got nan"),
         ({"workers": -1}, "workers must be at least 0, got -1"),
         ({"executor": "rai"}, "unknown executor 'rai'; did you mean 'ray'"),
