@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -40,9 +42,17 @@ def test_the_average_is_that_computed_by_hand():
 
 def test_weights_lie_channels_last_inside_and_as_before_outside():
     network = nn.Sequential(
-        nn.Conv2d(4, 8, 3), nn.Conv1d(4, 8, 3), nn.Linear(3, 2), nn.Conv3d(2, 4, 3)
+        nn.Conv2d(4, 8, 3),
+        nn.Conv1d(4, 8, 3),
+        nn.Linear(3, 2),
+        nn.Conv3d(2, 4, 3),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 4, 1),
     )
     strides = [p.stride() for p in network.parameters()]
     with channels_last(network):
-        assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+        for layer in (network[0], *network[4:]):
+            # Of axes of 1 as well: kernels are chosen by strides.
+            expected = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+            assert layer.weight.stride() == expected.weight.stride()
     assert [p.stride() for p in network.parameters()] == strides
