@@ -183,14 +183,18 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a `config.toml`.
 
     Raises:
-        RunFolderError: It is missing or no TOML.
+        RunFolderError: It is missing, no TOML, or something in it is no table.
     """
     try:
-        return tomllib.loads(read_text(path, MAX_BYTES))
+        tables = tomllib.loads(read_text(path, MAX_BYTES))
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8; nested without end
         raise RunFolderError(f"{path} is not TOML: {error}") from None
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise RunFolderError(f"{path}: {name!r} must be a table, got {table!r:.80}")
+    return tables
 
 
 def check_trusted(config: SearchConfig, folder: Path, *, trust: bool) -> None:
@@ -250,6 +254,26 @@ def check_same_run(folder: Path, asked: Mapping[str, Any], *, has_trials: bool) 
             f"{folder} holds another run: {'; '.join(differences)}. Give --out "
             f"another folder, or the options of that run to resume it"
         )
+
+
+def check_unchanged(folder: Path, noted: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Make sure that what a finished run is used with again is what it was made with.
+
+    Args:
+        folder: Of the run.
+        noted: The table `[run]` of its `config.toml`.
+        now: What it should say; what was not noted then is not compared.
+
+    Raises:
+        RunFolderError: Something has changed; what.
+    """
+    changed = [
+        _difference(key, noted[key], value)
+        for key, value in now.items()
+        if key in noted and noted[key] != value
+    ]
+    if changed:
+        raise RunFolderError(f"{folder} is of another time: {'; '.join(changed)}")
 
 
 def _is_foreign(folder: Path) -> bool:

@@ -191,5 +191,8 @@ def without_password(text: str) -> str:
     Example:
         >>> without_password("--storage postgresql://bob:secret@db/searches")
         '--storage postgresql://bob@db/searches'
+        >>> without_password("postgresql://bob@db/x?password=secret&sslmode=require")
+        'postgresql://bob@db/x?password=…&sslmode=require'
     """
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1@", text)
+    text = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1@", text)
+    return re.sub(rf"([?&](?:{'|'.join(_SECRETS)})=)[^&\s'\"]*", r"\1…", text)

@@ -29,7 +29,7 @@ from hwnas.config import CONFIG, SearchConfig, read_config
 from hwnas.cost import CostTable, check_measurable, check_predictable
 from hwnas.cost_fit import fit_costs
 from hwnas.data import load_data
-from hwnas.delivery import FormOptions, deliver_forms
+from hwnas.delivery import FormOptions, check_deliverable, deliver_forms
 from hwnas.errors import ConfigError
 from hwnas.evaluators.catalog import evaluator_digest
 from hwnas.evaluators.plan import EvaluatorPlan
@@ -61,7 +61,7 @@ from hwnas.strategies import (
     check_strategy,
     make_strategy,
 )
-from hwnas.target_place import TargetPlace
+from hwnas.target_place import OpenProfiler, TargetPlace
 from hwnas.training import Recipe, default_recipes, with_changes
 from hwnas.trials_table import write_trials
 from predictors.cost import CostPredictor
@@ -153,6 +153,7 @@ class _Run:
         check_strategy(config.strategy)
         self.place = self.place_in(config.precision)
         self.target = self.place.target
+        check_deliverable(self.target)
         for budget in self.budgets:
             check_measurable(budget.metric, self.target)
         self.data = load_data(
@@ -183,7 +184,9 @@ class _Run:
         self.storage = storage
         self.record_place, self.study = parse_place(out / STUDY), STUDY_NAME
         if storage is not None:
-            self.record_place, self.study = parse_place(storage), _study_of(out)
+            place = parse_place(storage)  # a path stays where it is, wherever the search goes on
+            self.record_place = place.absolute() if isinstance(place, Path) else place
+            self.study = _study_of(out)
             self.run |= {"storage": place_text(self.record_place), "study": self.study}
         self.command = command
 
@@ -244,7 +247,7 @@ class _Run:
                     f"results may differ from those of before"
                 )
             table = CostTable(self.space, self.asker, store)
-            predictor = self.fit(table, store)
+            predictor = self.fit(store)
             limited = [budget.metric for budget in self.budgets]
             table.use(predictor, metrics=limited)
             with self.progress.task("pricing the space", None) as task:
@@ -319,8 +322,7 @@ class _Run:
                 self.out,
                 options,
                 limit_ms=latency_limit(problem),
-                references_ms=store.references_ms(self.target),
-                open_in=lambda precision: self.place_in(precision).open_profiler,
+                open_in=partial(self.open_in, store),
                 progress=self.progress,
             )
         with self.folder.spending("explain_seconds"):
@@ -329,7 +331,12 @@ class _Run:
         write_report(self.out, storage=self.storage)
         return Result(self.out, tuple(front), tuple(held.candidates), True)
 
-    def fit(self, table: CostTable, store: MeasurementStore) -> CostPredictor:
+    def open_in(self, store: MeasurementStore, precision: str) -> OpenProfiler:
+        """What opens the profiler of a precision, with its own times of the reference network."""
+        place = self.place_in(precision)
+        return partial(place.open_profiler, references_ms=store.references_ms(place.target))
+
+    def fit(self, store: MeasurementStore) -> CostPredictor:
         """The run's predictor: its own from before, the given one, or one fitted now."""
         path = self.out / PREDICTOR
         given = self.predictor_path
@@ -359,7 +366,10 @@ class _Run:
                         profiler=profiler,
                         device=self.place.observed_device(),
                     )
-                predictor = fit_costs(measured, table, store, level=self.config.level)
+                # Not the table of the search: what a table says of a large space depends on what it
+                # was asked before, and a run that is resumed finds a predictor and asks nothing.
+                own = CostTable(self.space, self.asker, store)
+                predictor = fit_costs(measured, own, store, level=self.config.level)
                 self.check_metrics(predictor)
                 save_predictor(predictor, path)
         predictor.check_target(self.target)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -114,14 +115,14 @@ def vars_of(value: Any) -> dict[str, Any]:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on stdout; numbers stand to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     cells = [[_text(cell) for cell in row] for row in rows]
     for i, column in enumerate(columns):
         filled = [row[i] for row in cells if row[i] != "–"]
         numeric = bool(filled) and all(cell[:1].isdigit() or cell[:1] == "-" for cell in filled)
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(escape(column), justify="right" if numeric else "left")
     for row in cells:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # text of files is no markup
     Console().print(table)
 
 

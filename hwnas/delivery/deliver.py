@@ -33,7 +33,7 @@ from hwnas.delivery.making import FORMS, Maker
 from hwnas.delivery.metadata import about_form, about_member, figures_of, read_about, save_about
 from hwnas.delivery.model_card import write_model_card
 from hwnas.delivery.predict_script import write_predict_script
-from hwnas.errors import ExportMismatchError
+from hwnas.errors import ConfigError, ExportMismatchError
 from hwnas.evaluation import evaluate_onnx
 from hwnas.front.sittings import time_each
 from hwnas.front.verify import Candidate, Trained
@@ -57,7 +57,6 @@ def deliver_forms(
     options: FormOptions = FormOptions(),  # noqa: B008  (it is frozen)
     *,
     limit_ms: float | None = None,
-    references_ms: Sequence[float] = (),
     open_in: Callable[[str], OpenProfiler] | None = None,
     progress: Progress | None = None,
 ) -> list[Form]:
@@ -75,7 +74,6 @@ def deliver_forms(
         folder: The run folder.
         options: Which forms to make.
         limit_ms: Latency that the run allows; None: any.
-        references_ms: As `Profiler` takes them.
         open_in: What opens a profiler of the target in a precision, `fp32` for files that are in
             the precision they are to run in; raises TargetError where its processor has none. None:
             processes of this machine.
@@ -93,11 +91,11 @@ def deliver_forms(
     open_in = open_in or partial(_open_here, target)
     why_not = _why_not(target)
     with ExitStack() as stack, progress.task("delivering", len(front)) as task:
-        profiler = stack.enter_context(open_in("fp32")(references_ms=references_ms))
+        profiler = stack.enter_context(open_in("fp32")())
         bf16 = None
         if options.bf16 and BF16 not in why_not:
             try:
-                bf16 = stack.enter_context(open_in("bf16")(references_ms=references_ms))
+                bf16 = stack.enter_context(open_in("bf16")())
             except TargetError as error:
                 why_not[BF16] = str(error)
         for i, member in enumerate(front):
@@ -125,6 +123,22 @@ def deliver_forms(
 
 def _note(task: Task, done: int, note: str) -> None:
     task.update(done, note=note)
+
+
+def check_deliverable(target: Target) -> None:
+    """Make sure that a search for a target delivers files that run there as they were measured.
+
+    Raises:
+        ConfigError: The runtime converts models to the precision before it runs them; accuracies
+            would be those of fp32 files, and latencies of others.
+    """
+    is_onnx_runtime = target.runtime.startswith("onnxruntime")
+    if target.precision == INT8 or (target.precision == FP16 and is_onnx_runtime):
+        raise ConfigError(
+            f"a search cannot be for {target.precision} on {target.runtime}: models would be "
+            f"converted to be measured, and delivered in fp32. Search in fp32: each member of the "
+            f"front is delivered in {target.precision} as well, with its own accuracy and latency"
+        )
 
 
 def _open_here(target: Target, precision: str) -> OpenProfiler:
@@ -175,8 +189,8 @@ class _Member:
             note(f"{self._candidate.name}, {form}")
             try:
                 made[form] = make()
-            except (ExportMismatchError, ModelError, OSError, ValueError) as error:
-                failed[form] = str(error)
+            except (ExportMismatchError, ModelError, OSError, ValueError, RuntimeError) as error:
+                failed[form] = str(error)  # the last ones are the exporter's
 
         if options.int8 and INT8 not in why_not:
             attempt(INT8, self._int8)

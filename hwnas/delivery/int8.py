@@ -137,12 +137,12 @@ def int8_twins(
                 break
             try:
                 proto = quantizer.quantize(scheme)
-            except ModelError as error:  # another scheme may do
+                proto.metadata_props.extend(model.proto.metadata_props)
+                scratch.write_bytes(proto.SerializeToString())
+                scores = evaluate_onnx(scratch, data, split="validation")
+            except ModelError as error:  # another scheme may do, or run
                 failure = failure or error
                 continue
-            proto.metadata_props.extend(model.proto.metadata_props)
-            scratch.write_bytes(proto.SerializeToString())
-            scores = evaluate_onnx(scratch, data, split="validation")
             found.append(Twin(scheme, proto, scores.accuracy))
     if failure is not None and not found:
         raise failure

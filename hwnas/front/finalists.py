@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hwnas.baselines import baselines
-from hwnas.config import SearchConfig, check_trusted, read_config
+from hwnas.config import SearchConfig, check_trusted, check_unchanged, read_config
 from hwnas.data import load_data
 from hwnas.errors import RunFolderError, unknown_name
 from hwnas.front.filling import MAX_SLACK
@@ -99,7 +99,7 @@ def export_again(
         The largest difference between the logits of ONNX Runtime and PyTorch on real examples.
 
     Raises:
-        RunFolderError: The folder is no run, or holds no such network.
+        RunFolderError: The folder is no run, holds no such network, or data or space have changed.
         ExportMismatchError: The export differs from PyTorch.
         ConfigError: The folder names code, and is not trusted.
     """
@@ -109,6 +109,11 @@ def export_again(
     path = data_path or (Path(config.data_path) if config.data_path else None)
     data = load_data(config.data, path=path)
     space = space_for(config.space, data)
+    check_unchanged(
+        folder,
+        tables.get("run", {}),
+        {"data_fingerprint": data.fingerprint, "space_fingerprint": space.fingerprint},
+    )
     try:
         content = read_bytes(folder / "candidates.csv", TEXT_BYTES)
         rows = pd.read_csv(io.BytesIO(content)).set_index("name")

@@ -25,7 +25,7 @@ FRONT = "front.csv"
 CANDIDATES = "candidates.csv"
 TRIALS = "trials.csv"
 MAX_COLUMNS = 200
-FORMS = "forms.csv"  # not of every run: only where more than one form was asked for
+FORMS = "forms.csv"
 
 NETWORK_NUMBERS = (
     "val_accuracy",

@@ -110,6 +110,7 @@ MISTAKES = {
     "search --out new --budget latncy_ms<=5": "unknown budget metric 'latncy_ms'; did you mean",
     "search --out new --budget latency_ms>=5": "a budget is an upper limit",
     "search --out new --latency-ms five": "must be a plain number",
+    "search --out new --precision int8": "a search cannot be for int8 on onnxruntime-cpu",
     "search --out new --trials 0": "trials must be at least 1, got 0",
     "search --out new --workers -1": "workers must be at least 0, got -1",
     "search --out new --evaluator trainin": "unknown evaluator 'trainin'; did you mean 'training'",

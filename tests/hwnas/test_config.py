@@ -73,6 +73,12 @@ def test_a_damaged_file_is_named(tmp_path, content):
         check_same_run(tmp_path, {"search": {}}, has_trials=True)
 
 
+def test_what_should_be_a_table_and_is_none_is_named(tmp_path):
+    (tmp_path / "config.toml").write_text('run = "x"')
+    with pytest.raises(RunFolderError, match="'run' must be a table, got 'x'"):
+        read_config(tmp_path / "config.toml")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(RunFolderError, match=r"cannot read .*config\.toml: No such file"):
         read_config(tmp_path / "config.toml")

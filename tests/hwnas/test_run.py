@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,12 +20,14 @@ from hwnas.evaluation import evaluate_onnx
 from hwnas.evaluators import training
 from hwnas.front import sittings, verify
 from hwnas.front.finalists import export_again
-from hwnas.run import run_search
+from hwnas.progress import Silent
+from hwnas.run import _Run, run_search
 from hwnas.spaces import catalog
 from hwnas.training import TrainingDivergedError, train
 from predictors.errors import WrongTargetError
 from predictors.files import load_predictor, save_predictor
 from profilers.onnx_models import load_model
+from profilers.targets import make_target
 
 CONFIG = SearchConfig(
     space="tiny", budgets=("params<=95%",), trials=4, finalists=3, search_epochs=0.25,
@@ -205,6 +208,18 @@ def test_exporting_what_is_not_there_is_refused(whole, tmp_path):
         export_again(tmp_path, "t000", tmp_path / "x.onnx", batch=1)
 
 
+def test_exporting_with_other_data_than_those_of_the_run_is_refused(whole, tmp_path):
+    folder, _ = whole
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    config = (other / "config.toml").read_text()
+    fingerprint = load_data("digits").fingerprint
+    assert fingerprint in config
+    (other / "config.toml").write_text(config.replace(fingerprint, "0123"))
+    with pytest.raises(RunFolderError, match="the data are not those that it was begun with"):
+        export_again(other, "plain-cnn", tmp_path / "x.onnx", batch=1)
+
+
 def test_the_same_call_again_trains_nothing_and_gives_the_same(
     start, finished, tmp_path, monkeypatch
 ):
@@ -356,3 +371,19 @@ def test_a_second_search_on_the_folder_is_refused_until_the_first_is_done(start,
     monkeypatch.setattr(training, "train", train_and_try)
     assert start().is_complete
     assert len(refused) == 1
+
+
+def test_each_precision_has_its_own_times_of_the_reference_network(tmp_path):
+    fp32, bf16 = (make_target("torch-cpu"), replace(make_target("torch-cpu"), precision="bf16"))
+    store = SimpleNamespace(references_ms=lambda target: {fp32: [1.0], bf16: [2.0]}[target])
+    places = {t.precision: SimpleNamespace(target=t, open_profiler=dict) for t in (fp32, bf16)}
+    run = SimpleNamespace(place_in=places.__getitem__)
+    assert _Run.open_in(run, store, "bf16")() == {"references_ms": [2.0]}
+    assert _Run.open_in(run, store, "fp32")() == {"references_ms": [1.0]}
+
+
+def test_the_file_of_a_record_stays_where_it_is_wherever_a_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = _Run(CONFIG, tmp_path / "run", tmp_path / "m.db", None, None, Silent(), "trials.db", None)
+    assert run.run["storage"] == str(tmp_path / "trials.db")
+    assert run.record_place == tmp_path / "trials.db"

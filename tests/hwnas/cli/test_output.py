@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from hwnas.cli.output import ConsoleProgress
+from hwnas.cli.output import ConsoleProgress, print_table
 
 
 def test_what_a_failure_says_is_no_markup():
@@ -14,3 +14,9 @@ def test_what_a_failure_says_is_no_markup():
     text = shown.getvalue()
     assert "no [/data/x] in [bold]" in text and "searching [bold]" in text
     assert "in [/data/y]" in text
+
+
+def test_what_stands_in_a_table_is_no_markup(capsys):
+    print_table("of [/x]", ["[bold]"], [["[relu]"], ["[/y]"]])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("of [/x]", "[bold]", "[relu]", "[/y]"))

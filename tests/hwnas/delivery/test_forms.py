@@ -39,11 +39,17 @@ def test_the_verdict_says_what_speaks_against_a_form(changes, verdict):
 
 @pytest.mark.parametrize(
     ("limit_ms", "verdict"), [(None, "ok"), (0.9, "ok"),
-    (0.8, "over the budget (0.9 ms, 0.8 are allowed)")],
+    (0.8, "over the budget (up to 0.9 ms, 0.8 are allowed)")],
 )  # fmt: skip
 def test_a_form_that_is_slower_than_the_run_allows_is_flagged(limit_ms, verdict):
     form = replace(GOOD, latency_ms=0.9, form="raw")
     assert verdict_of(form, val_accuracy=0.9, test_accuracy=0.8, limit_ms=limit_ms) == verdict
+
+
+def test_the_upper_end_of_a_forms_interval_has_to_meet_the_budget():
+    form = replace(GOOD, latency_ms=0.5, high_ms=0.6)
+    found = verdict_of(form, val_accuracy=0.9, test_accuracy=0.8, limit_ms=0.55)
+    assert found == "over the budget (up to 0.6 ms, 0.55 are allowed)"
 
 
 def test_a_form_that_is_better_than_fp32_is_ok():

@@ -163,6 +163,21 @@ def test_a_scheme_that_fails_does_not_cost_the_others(striped, monkeypatch):
     assert twin.scheme == RESORTS[1]
 
 
+def test_a_scheme_whose_model_cannot_be_run_does_not_cost_the_others(striped, monkeypatch):
+    scripted(monkeypatch, [0.896, 0.7])
+    evaluate, failures = int8.evaluate_onnx, [ModelError("no kernel for that")]
+
+    def fail_once(*given, **named):
+        if failures:
+            raise failures.pop()
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr(int8, "evaluate_onnx", fail_once)
+    data, path = striped()
+    (twin,) = int8_twins(path, data, val_accuracy=0.9)
+    assert twin.scheme == SCHEMES[1]
+
+
 def test_the_layers_that_change_the_logits_most_stay_in_fp32(striped, monkeypatch):
     data, path = striped()
     changes = iter([0.1, 7.0, 0.2])
