@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -221,15 +222,11 @@ def test_forms_are_measured_where_the_caller_says(run_folder, made_up_latencies,
     monkeypatch.setattr(deliver, "IsolatedProfiler", None)  # of this machine
 
     def open_in(precision):
-        assert precision == "fp32"
-        return open_profiler
+        opened.append(precision)
+        return partial(elsewhere, make_target())
 
-    def open_profiler(*, references_ms):
-        opened.append(references_ms)
-        return elsewhere(make_target())
-
-    forms = delivered(run_folder, open_in=open_in, references_ms=[0.1])
-    assert opened == [[0.1]] and {form.form for form in forms} == {"int8"}
+    forms = delivered(run_folder, open_in=open_in)
+    assert opened == ["fp32"] and {form.form for form in forms} == {"int8"}
     assert all(form.latency_ms == 0.02 for form in forms)
 
 
