@@ -372,6 +372,8 @@ class _Run:
                 predictor = fit_costs(measured, own, store, level=self.config.level)
                 self.check_metrics(predictor)
                 save_predictor(predictor, path)
+                # As a run that goes on will read it: its numbers are rounded in another order.
+                predictor = load_predictor(path, CostPredictor)
         predictor.check_target(self.target)
         self.check_metrics(predictor)
         return predictor

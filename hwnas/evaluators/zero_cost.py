@@ -148,7 +148,7 @@ def naswot(network: Network, batches: Sequence[Batch]) -> float:
     kernel = torch.zeros(size, dtype=torch.float64, device=inputs.device)
 
     def note(given: Tensor) -> None:
-        if len(given) == len(inputs):
+        if given.ndim and len(given) == len(inputs):  # not of a weight
             code = (given.detach().flatten(1) > 0).double()
             kernel.add_(code @ code.T + (1 - code) @ (1 - code).T)
 
@@ -236,7 +236,7 @@ class _Activations(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func in _ACTIVATIONS:
-            self._note(args[0])
+            self._note(args[0] if args else kwargs["input"])
         return func(*args, **(kwargs or {}))
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hwnas import profiling
+from hwnas import cost, profiling
 from hwnas.config import SearchConfig, read_config
 from hwnas.data import load_data
 from hwnas.errors import (
@@ -387,3 +387,15 @@ def test_the_file_of_a_record_stays_where_it_is_wherever_a_run_goes_on(tmp_path,
     run = _Run(CONFIG, tmp_path / "run", tmp_path / "m.db", None, None, Silent(), "trials.db", None)
     assert run.run["storage"] == str(tmp_path / "trials.db")
     assert run.record_place == tmp_path / "trials.db"
+
+
+def test_a_budget_in_percent_stays_what_it_was_when_a_run_goes_on(tmp_path, monkeypatch):
+    # A table that may meet few pieces looks at few networks, and which ones hangs on its past.
+    monkeypatch.setattr(cost, "SURVEY_PIECES", 1)
+    monkeypatch.setitem(cost.CostTable.affordable.__kwdefaults__, "n_least", 1)
+    config = replace(CONFIG, budgets=("params<=100%",), trials=1, finalists=1, int8=False)
+    limits = []
+    for _ in range(2):
+        run_search(config, tmp_path / "run", measurements=tmp_path / "m.db")
+        limits.append(read_config(tmp_path / "run" / "config.toml")["budget"])
+    assert limits[0] == limits[1]

@@ -151,7 +151,7 @@ class Written:
     dropout: float = 0.0
 
     def build(self, in_shape):
-        act = nn.ReLU() if self.is_of_modules else torch.relu
+        act = nn.ReLU() if self.is_of_modules else lambda x: functional.relu(input=x)
         return WrittenModule(in_shape[0], act, self.dropout)
 
 
@@ -159,9 +159,11 @@ class WrittenModule(nn.Module):
     def __init__(self, n, act, dropout):
         super().__init__()
         self.dense, self.act, self.dropout = nn.Linear(n, 32), act, nn.Dropout(dropout)
+        self.scale = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, x):
-        return self.dropout(self.act(self.dense(x)))
+        scale = torch.tanh(self.scale)  # of no example
+        return self.dropout(self.act(self.dense(x)) * scale)
 
 
 def test_naswot_sees_activations_that_a_forward_calls(batches):
