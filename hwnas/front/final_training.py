@@ -21,7 +21,13 @@ from hwnas.evaluators.plan import EvaluatorPlan
 from hwnas.evaluators.training import TrainingEvaluator, train_network
 from hwnas.executors.errors import AccidentError, ExecutorError, failure_of
 from hwnas.executors.progress import report
-from hwnas.front.failed_finalists import WEIGHTS, failure_path, read_failure
+from hwnas.front.failed_finalists import failure_path, read_failure
+from hwnas.front.finalist_weights import (
+    load_weights,
+    pack_network,
+    unpack_network,
+    weights_path,
+)
 from hwnas.front.verify import Trained
 from hwnas.networks import Network, begin_as_identity
 from hwnas.progress import Progress, Task
@@ -29,10 +35,8 @@ from hwnas.run_workers import Workers
 from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.strategies.base import Trial
 from hwnas.supernet.growth import grow
-from hwnas.weight_files import MAX_BYTES, WeightFileError, pack_weights, unpack_weights
-from profilers.limited import read_bytes
 
-__all__ = ["Finalist", "load_weights", "train_finalists", "weights_path"]
+__all__ = ["Finalist", "train_finalists"]
 
 
 @dataclass(frozen=True)
@@ -279,7 +283,7 @@ def _train(job: _Job, trial: Trial) -> tuple[bytes, float]:
         start=partial(_start, job, _trainer.space),
         on_progress=report,
     )
-    return pack_weights(network.state_dict()), result.validation.accuracy
+    return pack_network(network, architecture), result.validation.accuracy
 
 
 def _start(job: _Job, space: SearchSpace, network: Network) -> None:
@@ -287,33 +291,10 @@ def _start(job: _Job, space: SearchSpace, network: Network) -> None:
     if job.parent is None or job.genotype is None:
         begin_as_identity(network)
     else:
-        parent = _trained(job.weights, space.architecture(job.parent))
+        parent = unpack_network(job.weights, space.architecture(job.parent))
         if parent is None:
             raise RunFolderError(f"the weights from which {job.name} starts are damaged")
         grow(network, job.genotype, parent, job.parent, space)
-
-
-def weights_path(folder: Path, name: str) -> Path:
-    """Where a run folder has the weights of a network that was trained to the end."""
-    return folder / WEIGHTS / f"{name}.safetensors"
-
-
-def load_weights(path: Path, architecture: Architecture) -> Network | None:
-    """The trained network; None where there is none, or half a file of one."""
-    try:
-        return _trained(read_bytes(path, MAX_BYTES), architecture)
-    except OSError:
-        return None
-
-
-def _trained(content: bytes, architecture: Architecture) -> Network | None:
-    """The network with the weights of such a file; None: they are of another, or it is damaged."""
-    network = Network(architecture)
-    try:
-        network.load_state_dict(unpack_weights(content)[0])
-    except (WeightFileError, RuntimeError):  # the latter of torch: other names, other shapes
-        return None
-    return network
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ from hwnas.config import SearchConfig, check_trusted, check_unchanged, read_conf
 from hwnas.data import load_data
 from hwnas.errors import RunFolderError, unknown_name
 from hwnas.front.filling import MAX_SLACK
-from hwnas.front.final_training import load_weights, weights_path
+from hwnas.front.finalist_weights import load_weights, weights_path
 from hwnas.front.verify import BASELINE, Trained, export_candidate
 from hwnas.pareto import best_first
 from hwnas.spaces.for_data import space_for

@@ -7,7 +7,8 @@ more, or twice as many as asked for were trained. Then the budget is filled: whi
 member leaves more of it unused than it may, networks nearer to it are tried, of the record or new.
 
 Taken up again, everything is decided as before, by what is on disk: weights, models, and what was
-measured (`hwnas/front/journal.py`).
+measured (`hwnas/front/journal.py`). With more trials others may be chosen; what was measured of
+those that were chosen before stays, and may still be on the front.
 """
 
 from __future__ import annotations
@@ -155,6 +156,10 @@ class _Front:
         self.add([*map(self.of_trial, first), *baselines])
         while wanted := self.replacements() or self.fillings():
             self.add(wanted)
+        # Last, so that an interrupted call decides the same when it is taken up again.
+        for trained, candidate in self.journal.others(self.finalists, self.problem.space):
+            self.trained.append(trained)
+            self.candidates.append(candidate)
         return HeldFront(judge(self.candidates, self.problem.budgets), self.trained)
 
     def add(self, finalists: Sequence[Finalist]) -> None:

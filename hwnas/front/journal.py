@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from torch import nn
 
 from hwnas.delivery.metadata import graph_digest
 from hwnas.errors import RunFolderError
+from hwnas.front.finalist_weights import load_weights, weights_path
 from hwnas.front.verify import Candidate, Trained, onnx_path
+from hwnas.spaces.base import Genotype, SearchSpace, SpaceError
 from profilers.limited import TEXT_BYTES, read_text
 
 __all__ = ["FrontJournal"]
@@ -55,6 +57,32 @@ class FrontJournal:
             return None
         is_same = entry.candidate.genotype == trained.genotype
         return entry.candidate if is_same else None
+
+    def others(
+        self, genotypes: Collection[Genotype], space: SearchSpace
+    ) -> Iterator[tuple[Trained, Candidate]]:
+        """What was found of networks of the space that are not among `genotypes`."""
+        for entry in self._entries.values():
+            candidate = entry.candidate
+            if candidate.genotype is None or candidate.genotype in genotypes:
+                continue
+            try:
+                architecture = space.architecture(candidate.genotype)
+            except SpaceError:
+                continue
+            network = load_weights(weights_path(self._folder, candidate.name), architecture)
+            if network is None:
+                continue
+            trained = Trained(
+                candidate.name,
+                network,
+                architecture,
+                candidate.genotype,
+                candidate.kind,
+                candidate.parent,
+            )
+            if self.get(trained) is not None:
+                yield trained, candidate
 
     def add(self, found: Iterable[tuple[Trained, Candidate]]) -> None:
         """Write down what was found, whole or not at all."""
@@ -91,7 +119,9 @@ def _candidate(values: dict[str, Any]) -> Candidate:
     names = {field.name for field in fields(Candidate)}
     known = {name: value for name, value in values.items() if name in names}
     genotype = known["genotype"]
-    return Candidate(**known | {"genotype": None if genotype is None else tuple(genotype)})
+    return Candidate(
+        **known | {"genotype": None if genotype is None else tuple(map(int, genotype))}
+    )
 
 
 def _weights_digest(network: nn.Module) -> str:

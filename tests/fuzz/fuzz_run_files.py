@@ -23,7 +23,7 @@ from torch import nn
 
 from hwnas.data import load_data
 from hwnas.errors import RunFolderError
-from hwnas.front.final_training import load_weights
+from hwnas.front.finalist_weights import load_weights, pack_network
 from hwnas.front.journal import JOURNAL, FrontJournal
 from hwnas.front.verify import Candidate
 from hwnas.guides.folder import GUIDE, read_guide
@@ -48,7 +48,6 @@ from hwnas.strategies.guide import Guide
 from hwnas.supernet import Supernet, load_supernet, make_way, train_supernet
 from hwnas.training import Recipe, seeded
 from hwnas.transfer_tables import read_measured
-from hwnas.weight_files import pack_weights
 from profilers.kit import write_kit
 from profilers.kit_results import read_kit
 from profilers.onnx_models import make_model
@@ -229,7 +228,8 @@ def _idx() -> Mapping[str, bytes]:
 
 
 def _weights() -> list[bytes]:
-    return [pack_weights(Network(SPACE.architecture(TRIALS[2])).state_dict())]
+    architecture = SPACE.architecture(TRIALS[2])
+    return [pack_network(Network(architecture), architecture)]
 
 
 def _read_weights(path: Path) -> None:

@@ -21,7 +21,7 @@ from hwnas.data import load_data
 from hwnas.delivery.metadata import read_about
 from hwnas.evaluation import evaluate_onnx
 from hwnas.evaluators.training import seed_of, train_network
-from hwnas.front.final_training import weights_path
+from hwnas.front.finalist_weights import weights_path
 from hwnas.front.finalists import choose_finalists, export_again
 from hwnas.record import Record
 from hwnas.report.explanation import read_explanation

@@ -17,11 +17,13 @@ from hwnas.evaluators import training
 from hwnas.evaluators.plan import EvaluatorPlan
 from hwnas.executors.errors import AccidentError, EvaluationFailedError, ExecutorError
 from hwnas.front import final_training
-from hwnas.front.final_training import Finalist, load_weights, train_finalists, weights_path
+from hwnas.front.final_training import Finalist, train_finalists
+from hwnas.front.finalist_weights import load_weights, weights_path
 from hwnas.progress import Silent
 from hwnas.run_workers import Workers
 from hwnas.spaces.for_data import space_for
 from hwnas.training import Recipe, TrainingDivergedError
+from hwnas.weight_files import pack_weights
 
 
 class Shown(Silent):
@@ -291,6 +293,14 @@ def test_damaged_weights_count_as_none(train, finalists, tmp_path):
     path = weights_path(tmp_path, "t000")
     path.write_bytes(path.read_bytes()[:50])
     assert load_weights(path, finalists[0].architecture) is None
+
+
+def test_weights_of_another_network_with_the_same_shapes_count_as_none(train, finalists, tmp_path):
+    (trained, *_), _ = train(finalists[:1])
+    path, own = weights_path(tmp_path, "t000"), finalists[0].architecture
+    assert load_weights(path, own) is not None
+    path.write_bytes(pack_weights(trained.network.state_dict()))  # says not whose they are
+    assert load_weights(path, own) is None
 
 
 @pytest.mark.parametrize("workers", [None, 3])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hwnas.front import hold as front_module
+from hwnas.front import journal as journal_module
 from hwnas.front.filling import MAX_SLACK, near_budget
 from hwnas.front.hold import FILLINGS_AT_ONCE, Workplace, hold_front
 from hwnas.front.verify import BASELINE, FRONT, Candidate, Trained, judge
@@ -242,6 +243,29 @@ def test_the_same_call_again_measures_nothing_and_decides_the_same(lab):
     assert len(measured) > 2
     assert lab.hold(trials, n=6) == first
     assert lab.trained == 2 * trained and lab.measured == measured
+
+
+def test_with_more_trials_what_was_measured_of_others_stays(lab, monkeypatch):
+    known = {}
+
+    def load(path, architecture):
+        return same_network() if path.stem in known else None
+
+    monkeypatch.setattr(journal_module, "load_weights", load)
+    trials = trials_between(lab, 0.2, 0.45, 12)
+    before = lab.hold(trials[:6], n=4)
+    known |= {c.name: c for c in before if c.genotype}
+    measured = len(lab.measured)
+    # Better ones in all parts, so that the search thinks nothing of those from before.
+    better = [replace(t, objectives=(t.objectives[0] / 100, *t.objectives[1:])) for t in trials[6:]]
+    now = lab.hold([*trials[:6], *better], n=4)
+    assert len(lab.measured) > measured
+    assert {c.name for c in before} < {c.name for c in now}
+    chosen_again = {name for names in lab.trained[len(lab.trained) // 2 :] for name in names}
+    assert set(known) - chosen_again
+    names = [name for names in lab.measured for name in names]
+    assert len(names) == len(set(names))
+    assert lab.hold([*trials[:6], *better], n=4) == now  # and the order is the same
 
 
 def test_after_an_interruption_only_what_was_not_written_down_is_measured(lab, monkeypatch):

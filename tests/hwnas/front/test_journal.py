@@ -1,14 +1,18 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
 from hwnas.errors import RunFolderError
+from hwnas.front.finalist_weights import pack_network, weights_path
 from hwnas.front.journal import FrontJournal
 from hwnas.front.verify import Candidate, Trained, deliver
+from hwnas.networks import Network
+from hwnas.spaces.mobilenet import mobile_space
 
 
 def save_model(path, graph, **metadata):
@@ -73,6 +77,33 @@ def test_what_changed_since_is_verified_again(tmp_path, trained, found, change):
     else:
         (tmp_path / "verified.json").write_text('[{"candidate": {"name": "t001"')
     assert FrontJournal(tmp_path).get(trained) is None
+
+
+@pytest.mark.parametrize("change", ["", "of no space", "no weights", "no model", "a baseline"])
+def test_other_networks_are_those_whose_weights_and_models_are_there(tmp_path, found, change):
+    space = mobile_space((1, 8, 8), 10)
+    row = tuple(space.sample(np.random.default_rng(0), 1)[0].tolist())
+    architecture = space.architecture(row)
+    found = replace(found, genotype=None if change == "a baseline" else row)
+    network = Network(architecture)
+    path = weights_path(tmp_path, "t001")
+    path.parent.mkdir()
+    path.write_bytes(pack_network(network, architecture))
+    trained = Trained("t001", network, architecture, found.genotype)
+    FrontJournal(tmp_path).add([(trained, found)])
+    if change == "of no space":
+        journal = tmp_path / "verified.json"
+        entries = json.loads(journal.read_text())
+        entries[0]["candidate"]["genotype"] = [99, *row[1:]]
+        journal.write_text(json.dumps(entries))
+    elif change == "no weights":
+        path.unlink()
+    elif change == "no model":
+        (tmp_path / "candidates" / "t001.onnx").unlink()
+    others = list(FrontJournal(tmp_path).others([], space))
+    assert [candidate for _, candidate in others] == ([] if change else [found])
+    assert all(item.name == "t001" and item.genotype == row for item, _ in others)
+    assert list(FrontJournal(tmp_path).others([row], space)) == []
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"candidate": []}]', "[" * 100_000, "null"])
