@@ -113,22 +113,6 @@ class Budget:
         excess = (np.atleast_1d(np.asarray(values, dtype=np.float64)) - self.limit) / self.limit
         return np.where(np.isnan(excess), math.inf, excess)
 
-    def check(self, values: Mapping[str, ArrayLike | None]) -> NDArray[np.bool_]:
-        """Say which candidates meet the budget.
-
-        Args:
-            values: By metric, `(n,)` in the metric's unit. None or missing: not known for any
-                candidate; NaN: not known for that one. What is not known never meets a budget.
-
-        Returns:
-            `(n,)` booleans.
-        """
-        known = values.get(self.metric)
-        if known is None:
-            n = max((np.size(v) for v in values.values() if v is not None), default=0)
-            return np.zeros(n, dtype=bool)
-        return self.excess(known) <= 0
-
 
 def parse_budget(text: str) -> Budget:
     """Read a budget as it is written on the command line.
