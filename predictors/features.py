@@ -30,6 +30,9 @@ _UNLIKE = {
 # Vector units take channels by the block, and convolutions several blocks of outputs at a time.
 BLOCK, SET = 16, 64
 _BLOCKED = "com.microsoft.nchwc:"
+# Of ONNX Runtime too, for all other layouts: they lay the windows out as columns of a matrix, and
+# multiply group by group.
+_BY_COLUMNS = ("Conv", "com.microsoft:FusedConv", "QLinearConv")
 _UNLIKE_COLUMNS = [FEATURES.index(name) for name in _UNLIKE]
 _UNLIKE_SCALES = np.array(list(_UNLIKE.values()))
 # What scaled features are: a predictor holds where this is the same.
@@ -53,7 +56,9 @@ _NOTHING = Tensor("float", (0,))
 
 
 def work(kernels: Sequence[Kernel]) -> FloatArray:
-    """The terms of a roofline: launch (1), MACs with padding of channels, bytes moved; `(n, 3)`.
+    """The terms of a roofline: launches, MACs with padding of channels, bytes moved; `(n, 3)`.
+
+    A kernel is one launch, unless it multiplies one group of channels after the other.
 
     Reference:
         Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009.
@@ -69,7 +74,21 @@ def _work(kernel: Kernel) -> tuple[float, float, float]:
         n_macs *= _padding(out_channels, BLOCK)
         if in_channels >= BLOCK and int(kernel.attribute("group", 1)) == 1:
             n_macs *= _padding(in_channels, BLOCK)
-    return 1.0, n_macs, float(moved_bytes(kernel))
+    n_launches, n_bytes = 1.0, float(moved_bytes(kernel))
+    if n_macs and kernel.kind in _BY_COLUMNS and not _is_depthwise(kernel):
+        n_launches = float(max(1, kernel.attribute("group", 1)))
+        n_bytes += 2 * _column_bytes(kernel)  # written, and read
+    return n_launches, n_macs, n_bytes
+
+
+def _column_bytes(kernel: Kernel) -> float:
+    """Bytes of the windows of all positions; 0 where a window is one position."""
+    area, source = math.prod(_window(kernel)), kernel.inputs[0]
+    if area == 1 or not source.n_elements:
+        return 0.0
+    positions = kernel.outputs[0].n_elements / max(1, _channels(kernel, kernel.outputs[0]))
+    bytes_each = source.n_bytes / source.n_elements
+    return area * positions * _channels(kernel, source) * bytes_each
 
 
 def _padding(n: int, block: int) -> float:
@@ -141,8 +160,9 @@ def scaled_features(kernels: Sequence[Kernel]) -> FloatArray:
 def group(kernel: Kernel) -> str:
     """Kernels of one group run the same code, more or less.
 
-    That is the kind; of convolutions, also how they are grouped, and whether inputs lie in order;
-    of products, whether they are many; of transpositions, whether whole rows are moved.
+    That is the kind; of convolutions, also how they are grouped (depthwise ones have code of their
+    own; in blocked layouts all others are computed alike), and whether inputs lie in order; of
+    products, whether they are many; of transpositions, whether whole rows are moved.
 
     Example:
         >>> x, w = Tensor("float", (1, 16, 8, 8)), Tensor("float", (32, 16, 1, 1))
@@ -158,12 +178,14 @@ def group(kernel: Kernel) -> str:
         return "Transpose/rows"
     if not _is_convolution(kernel):
         return kernel.kind
-    window = _window(kernel)
-    if int(kernel.attribute("group", 1)) > 1 or _has_group_dimension(kernel):
+    is_blocked = kernel.kind.startswith(_BLOCKED)
+    if _is_depthwise(kernel):
+        return f"{kernel.kind}/depthwise"
+    if _is_grouped(kernel) and not is_blocked:
         return f"{kernel.kind}/grouped"
-    name = "pointwise" if math.prod(window) == 1 else "spatial"
+    name = "pointwise" if math.prod(_window(kernel)) == 1 else "spatial"
     # Images of few channels are not in a blocked layout: another kernel.
-    is_thin = kernel.kind.startswith(_BLOCKED) and kernel.inputs[0].shape[1] < BLOCK
+    is_thin = is_blocked and kernel.inputs[0].shape[1] < BLOCK
     return f"{kernel.kind}/{'thin' if is_thin else name}"
 
 
@@ -182,6 +204,20 @@ def _misalignment(n: int) -> int:
 
 def _is_convolution(kernel: Kernel) -> bool:
     return "conv" in kernel.kind.rsplit(":", 1)[-1].lower() and len(kernel.inputs) > 1
+
+
+def _is_grouped(kernel: Kernel) -> bool:
+    return int(kernel.attribute("group", 1)) > 1 or _has_group_dimension(kernel)
+
+
+def _is_depthwise(kernel: Kernel) -> bool:
+    """Whether every group has one channel."""
+    position, *_ = _weight_positions(kernel) or (1,)
+    if not _is_grouped(kernel) or len(kernel.inputs) <= position:
+        return False
+    shape = kernel.inputs[position].shape
+    axis = 2 if _has_group_dimension(kernel) else 1
+    return len(shape) > axis and shape[axis] == 1
 
 
 def _has_group_dimension(kernel: Kernel) -> bool:

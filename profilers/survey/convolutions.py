@@ -38,6 +38,7 @@ from profilers.survey.operators import (
 
 Group = Callable[[Graph, Value], Value]
 SMALL = 12  # spatial sizes below are rarely made smaller
+MAX_GROUPS = 64
 BIAS_SHARE = 0.75  # of convolutions that no normalisation follows
 
 
@@ -99,10 +100,19 @@ def _pointwise(g: Graph, x: Value, *, most: float = math.inf) -> Value:
 def grouped_block(g: Graph, x: Value) -> Value:
     """A grouped convolution, with a shuffle of the channels in a third of the cases."""
     window = _window(g, x, (1, 3, 3, 3, 5))
-    groups = g.divisor(x.channels)
-    channels = groups * max(1, conv_width(g, x, window) // groups)
+    groups = _groups(g, x.channels)
+    channels = x.channels
+    if g.chance(0.5):
+        channels = groups * max(1, conv_width(g, x, window) // groups)
     y = activation(g, _normalized_conv(g, x, channels, window, groups=groups, stride=_stride(g, x)))
     return _shuffle(g, y, groups) if g.chance(1 / 3) and groups > 1 else y
+
+
+def _groups(g: Graph, channels: int) -> int:
+    """A few wide groups as often as many narrow ones; 1 if nothing divides the channels."""
+    wide = g.log_uniform(MIN_WIDTH, channels / 2)
+    divisors = [d for d in range(2, min(channels, MAX_GROUPS) + 1) if channels % d == 0]
+    return min(divisors, key=lambda d: abs(math.log(channels / d / wide)), default=1)
 
 
 def _shuffle(g: Graph, x: Value, groups: int) -> Value:
@@ -120,7 +130,7 @@ def residual_block(g: Graph, x: Value) -> Value:
         y = _normalized_conv(g, y, x.channels, window)
     else:
         inner = conv_width(g, x, one, most=2 * x.channels)
-        groups = g.divisor(inner) if g.chance(0.3) else 1
+        groups = _groups(g, inner) if g.chance(0.3) else 1
         y = activation(g, _normalized_conv(g, x, inner, one))
         y = activation(g, _normalized_conv(g, y, inner, window, stride=stride, groups=groups))
         if g.chance(0.3):

@@ -173,7 +173,26 @@ def test_of_a_table_only_the_rows_taken_are_read(kind):
     assert moved_bytes(whole) == whole.n_bytes
 
 
+def test_onnx_runtime_lays_out_windows_as_columns_and_goes_from_group_to_group():
+    x, y = Tensor("float", (1, 16, 10, 10)), Tensor("float", (1, 32, 8, 8))
+
+    def terms(kind, n_groups, window):
+        weight = Tensor("float", (32, 16 // n_groups, window, window))
+        kernel = Kernel(kind, (("group", n_groups),), (x, weight), (y,))
+        launches, _, moved = work([kernel])[0]
+        return launches, moved - kernel.n_bytes
+
+    columns = 2 * 16 * 9 * 64 * 4
+    assert terms("Conv", 1, 3) == (1, columns)
+    assert terms("com.microsoft:FusedConv", 4, 3) == (4, columns)
+    assert terms("Conv", 4, 1) == (4, 0)  # windows of one position are columns already
+    assert terms("Conv", 16, 3) == (1, 0)  # depthwise: code of its own
+    for kind in ("com.microsoft.nchwc:Conv", "Convolution"):
+        assert terms(kind, 4, 3) == (1, 0)
+
+
 X, DEPTHWISE = Tensor("float", (1, 16, 8, 8)), Tensor("float", (16, 1, 3, 3))
+GROUPED = Tensor("float", (16, 4, 3, 3))
 
 
 @pytest.mark.parametrize(
@@ -182,13 +201,30 @@ X, DEPTHWISE = Tensor("float", (1, 16, 8, 8)), Tensor("float", (16, 1, 3, 3))
         (Kernel("Relu", (), (X,), (X,)), "Relu"),
         (Kernel("Conv", (), (X, Tensor("float", (8, 16, 1, 1))), (X,)), "Conv/pointwise"),
         (Kernel("Conv", (), (X, Tensor("float", (8, 16, 3, 3))), (X,)), "Conv/spatial"),
-        (Kernel("Conv", (("group", 16),), (X, DEPTHWISE), (X,)), "Conv/grouped"),
+        (Kernel("Conv", (("group", 16),), (X, DEPTHWISE), (X,)), "Conv/depthwise"),
+        (Kernel("Conv", (("group", 4),), (X, GROUPED), (X,)), "Conv/grouped"),
+        (  # in blocks, groups are computed as any channels
+            Kernel("com.microsoft.nchwc:Conv", (("group", 4),), (X, GROUPED), (X,)),
+            "com.microsoft.nchwc:Conv/spatial",
+        ),
+        (
+            Kernel("com.microsoft.nchwc:Conv", (("group", 16),), (X, DEPTHWISE), (X,)),
+            "com.microsoft.nchwc:Conv/depthwise",
+        ),
+        (
+            Kernel("QLinearConv", (("group", 4),), (X, X, X, GROUPED), (X,)),
+            "QLinearConv/grouped",
+        ),
         (
             Kernel("a.domain:Conv", (("kernel_shape", (1, 3)),), (X, DEPTHWISE), (X,)),
             "a.domain:Conv/spatial",
         ),
         (  # (group, out, in, h, w) says of itself that it is grouped
             Kernel("GroupConvolution", (), (X, Tensor("float", (16, 1, 1, 3, 3))), (X,)),
+            "GroupConvolution/depthwise",
+        ),
+        (
+            Kernel("GroupConvolution", (), (X, Tensor("float", (4, 4, 4, 3, 3))), (X,)),
             "GroupConvolution/grouped",
         ),
         (

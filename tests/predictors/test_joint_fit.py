@@ -168,7 +168,7 @@ def test_others_do_not_answer_for_a_kernel_that_takes_far_longer_than_its_like(
     others = np.array([kernel.key not in slow for kernel in evidence.kernels])
     truth = np.array([kernel_ms(kernel) for kernel in evidence.kernels])
     error = np.abs(kernel_ms_of(fit_jointly(evidence)[0], evidence) / truth - 1)[others]
-    assert np.median(error) < 0.22
+    assert np.median(error) < 0.3
     assert np.quantile(error, 0.95) < 0.8
 
 
