@@ -163,9 +163,11 @@ class _Walk:
             self.join(inputs[0], output)
             return kind not in _MEANS or self._keeps_channels(node)
         if kind in _NORMS:
+            if any(name not in self._graph.weights for name in inputs[1:]):
+                return False
             self._weights += [(inputs[0], name, 0) for name in inputs[1:]]
             self.join(inputs[0], output)
-            return all(name in self._graph.weights for name in inputs[1:])
+            return True
         if kind in PAIRS:
             is_scaled = self._graph.scalar(inputs[-1]) is not None
             return (is_scaled or kind not in _UNSAFE) and self._pair(inputs, output)
@@ -180,6 +182,8 @@ class _Walk:
             return False
         group = attribute(node, "group", 1)
         bias = [name for name in node.input[2:] if name]
+        if any(name not in self._graph.weights for name in bias):
+            return False
         if group == 1:
             self._weights += [(source, weight, 1), (output, weight, 0)]
             self._users.append((source, output))
@@ -191,7 +195,7 @@ class _Walk:
         else:
             return False
         self._weights += [(output, name, 0) for name in bias]
-        return all(name in self._graph.weights for name in bias)
+        return True
 
     def _product(self, node: onnx.NodeProto) -> bool:
         source, weight, output = node.input[0], node.input[1], node.output[0]
@@ -246,7 +250,7 @@ class _Walk:
 
     def _keeps_channels(self, node: onnx.NodeProto) -> bool:
         axes = attribute(node, "axes")
-        if axes is None and len(node.input) > 1:
+        if axes is None and len(node.input) > 1 and node.input[1]:
             axes = self._graph.array(node.input[1]).tolist()
         rank = len(self._graph.shapes.get(node.input[0], ()))
         return bool(axes) and all(a % max(rank, 1) > CHANNEL for a in axes)  # type: ignore[attr-defined]

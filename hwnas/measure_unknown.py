@@ -76,6 +76,8 @@ def measure_unknown(
                 progress.say(f"not measured: {error}")
                 return predictor
             store.add(found, observed_device())
+            if found.samples.warning is not None:
+                progress.say(f"measured kernels of {model.name}: {found.samples.warning}")
     informed = _informed(predictor, wanted, found)
     if wanted and informed is predictor:
         progress.say(

@@ -1,6 +1,6 @@
 """Predictor files: plain arrays and a JSON header. Nothing in them is executed.
 
-Format, version 2: an NPZ (`archives.py`) whose array `header` holds UTF-8 JSON:
+Format, version 4: an NPZ (`archives.py`) whose array `header` holds UTF-8 JSON:
 
 - `format`, `version`, `kind` (one of `KINDS`), `hwnas` (the version that wrote it);
 - `target` and `training`: what `describe_predictor` tells without building the predictor;
@@ -36,7 +36,7 @@ from profilers.targets import Target
 if TYPE_CHECKING:
     from predictors.network_latency import NetworkLatencyPredictor
 
-FORMAT, VERSION = "hwnas-predictor", 3
+FORMAT, VERSION = "hwnas-predictor", 4
 MAX_HEADER_BYTES = 64 * 2**20  # of 200,000 different kernels, which are 10,000 networks
 MAX_DIGITS = 20
 # By kind, where its class is: imported when a file is of that kind.

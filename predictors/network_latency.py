@@ -18,10 +18,12 @@ from predictors.kernel_latency import KNOWN_ERROR, UNKNOWN_GROUP_ERROR, KernelLa
 from predictors.network_correction import NetworkCorrection
 from profilers.kernels import Kernel
 from profilers.measurement import (
+    CALIBRATION_TAG,
     EXCERPT_FAMILY,
     EXCERPT_TAG,
     FAMILY_TAG,
     OF_NO_FAMILY,
+    SURVEY_FAMILY,
     KernelLatency,
     NetworkMeasurement,
 )
@@ -74,6 +76,8 @@ class NetworkLatencyPredictor:
         left_out_: Of the same networks, after `fit` alone: by what was left out (`network`,
             `family`) the number of the part that each was in, what a model without that part
             predicts in ms, and the relative error that it expects, `(3, n)`; part -1: none.
+        knows_others_: Whether a survey, or several families, told how far off it is on networks of
+            yet another kind.
         drift_: By what share measurements of another sitting may differ, after `fit` alone.
     """
 
@@ -89,6 +93,7 @@ class NetworkLatencyPredictor:
         self.held_out_ = np.zeros((2, 0))
         self.left_out_: dict[str, FloatArray] = {}
         self.drift_ = 0.0
+        self.knows_others_ = False
 
     def fit(
         self,
@@ -110,6 +115,12 @@ class NetworkLatencyPredictor:
         """
         self.target_ = _one_target(measurements)
         networks = undisturbed(measurements)
+        if not any(m.kernels for m in networks):
+            raise PredictorError(
+                "none of the measured networks shows its kernels; measure with a runtime that does"
+            )
+        # Nothing is left of the others but constants.
+        networks = [m for m in networks if m.kernels]
         families = np.array([m.tags.get(FAMILY_TAG, ANY_FAMILY) for m in networks])
         is_whole = families != EXCERPT_FAMILY  # the others are parts of one, with the same kernels
         architectures = _architectures(networks)
@@ -119,13 +130,12 @@ class NetworkLatencyPredictor:
                 f"at least {MIN_NETWORKS} different measured networks are needed, got "
                 f"{n_whole} (other weights do not make another); measure more with `hwnas profile`"
             )
-        if not any(m.kernels for m in networks):
-            raise PredictorError(
-                "none of the measured networks shows its kernels; measure with a runtime that does"
-            )
         alone_ms = {kernel: run.latency_ms for kernel, run in (isolated or {}).items()}
-        folds, unseen = _folds(architectures, self.seed), _left_out(families)
-        n_fits = 1 + int(folds.max()) + 1 + (int(unseen.max()) + 1)
+        folds, kin = _folds(architectures, self.seed), _left_out(networks, families)
+        unseen = np.where(is_whole, kin, -1)
+        left_out = set(families[unseen >= 0].tolist()) - {CALIBRATION_TAG}
+        self.knows_others_ = SURVEY_FAMILY in families or len(left_out) > 1
+        n_fits = 1 + int(folds.max()) + 1 + (int(kin.max()) + 1)
         done = 0
 
         def fitted(
@@ -146,7 +156,7 @@ class NetworkLatencyPredictor:
         measured = np.array([m.latency_ms for m in networks])
         sums = _left_out_sums(networks, folds, fitted)
         self.held_out_ = np.stack([sums[0], measured])[:, is_whole]
-        by_family = _left_out_sums(networks, unseen, without_family) if unseen.max() >= 0 else sums
+        by_family = _left_out_sums(networks, kin, without_family) if kin.max() >= 0 else sums
         by_family = np.where(unseen >= 0, by_family, sums)  # the survey is of no family
         self.left_out_ = {
             "network": np.vstack([np.where(is_whole, folds, -1), sums]),
@@ -278,6 +288,7 @@ class NetworkLatencyPredictor:
             "seed": self.seed,
             "target": self.target_.to_dict(),
             "families": families,
+            "knows_others": self.knows_others_,
             "kernels": data,
         }
         named = {f"{part}_{name}": a for part, of in parts.items() for name, a in of.items()}
@@ -305,6 +316,9 @@ class NetworkLatencyPredictor:
         }
         if ANY_FAMILY not in predictor.calibrations_:
             raise ValueError("it has no intervals for networks of new families")
+        if not isinstance(data["knows_others"], bool):
+            raise ValueError("it does not say whether it knows networks of several kinds")
+        predictor.knows_others_ = data["knows_others"]
         predictor.kernels_ = KernelLatencyPredictor.from_data(data["kernels"], arrays)
         return predictor
 
@@ -362,7 +376,9 @@ def _kernels(networks: Sequence[NetworkMeasurement], part: NDArray[np.bool_]) ->
 
 
 def _n_distinct(networks: Sequence[NetworkMeasurement]) -> int:
-    return len({m.digest for m in networks})
+    """How many networks a fit tells apart."""
+    whole = [m for m in networks if m.tags.get(FAMILY_TAG) != EXCERPT_FAMILY]
+    return len(set(_architectures(whole)))
 
 
 def _n_repeated(networks: Sequence[NetworkMeasurement]) -> int:
@@ -392,13 +408,26 @@ def _folds(architectures: Sequence[str], seed: int) -> NDArray[np.int64]:
     return np.array([fold_of[name] for name in architectures])
 
 
-def _left_out(families: NDArray[np.str_]) -> NDArray[np.int64]:
-    """Which family is left out for each network, -1 where none can be."""
-    n_others = {name: int((families != name).sum()) for name in set(families.tolist())}
+def _left_out(
+    networks: Sequence[NetworkMeasurement], families: NDArray[np.str_]
+) -> NDArray[np.int64]:
+    """With which family each network is left out, -1 where with none.
+
+    Parts of a network go with it: they show the very kernels that its family brings.
+    """
+    whole = families[families != EXCERPT_FAMILY]
+    n_others = {name: int((whole != name).sum()) for name in set(whole.tolist())}
+    # What nobody named may be of any kind.
+    of_none = {ANY_FAMILY, *OF_NO_FAMILY}
     names = sorted(
-        name for name, n in n_others.items() if n >= MIN_NETWORKS and name not in OF_NO_FAMILY
+        name for name, n in n_others.items() if n >= MIN_NETWORKS and name not in of_none
     )
-    return np.array([names.index(f) if f in names else -1 for f in families])
+    of_digest = dict(zip((m.digest for m in networks), families.tolist(), strict=True))
+    kin = [
+        of_digest.get(m.tags.get(EXCERPT_TAG, ""), str(family))
+        for m, family in zip(networks, families, strict=True)
+    ]
+    return np.array([names.index(f) if f in names else -1 for f in kin])
 
 
 def _evenly(families: NDArray[np.str_], measured_ms: FloatArray) -> NDArray[np.int64]:

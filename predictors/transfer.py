@@ -6,6 +6,7 @@ latencies, and nothing of architectures but the columns of a table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -158,7 +159,7 @@ class TransferPredictor:
         played, self.prior_ = min(found, key=lambda each: each[0].error)  # of equals, the first
         self.held_out_ = played.accuracy
         if len(played.misses):
-            self.widen_ = float(np.quantile(played.misses, self.level)) / _normal_width(self.level)
+            self.widen_ = _conformal(played.misses, self.level) / _normal_width(self.level)
         else:  # no device to play it through to: as if the variance came from the few measurements
             self.widen_ = self._student(self.n_measured) / _normal_width(self.level)
         self.devices_ = tuple(device.name for device in devices)
@@ -416,6 +417,12 @@ def _check_inside(name: str, rows: IntArray, n_rows: int) -> None:
         raise PredictorError(
             f"{name} has row {np.max(rows)}, but there are only {n_rows} architectures"
         )
+
+
+def _conformal(misses: FloatArray, level: float) -> float:
+    """What the next miss stays below in that share of cases; with few, the largest so far."""
+    rank = min(math.ceil((len(misses) + 1) * level), len(misses))
+    return float(np.sort(misses)[rank - 1])
 
 
 def _normal_width(level: float) -> float:

@@ -15,6 +15,7 @@ FAMILY_TAG = "family"  # the tag that says what kind of network it is
 SURVEY_FAMILY, EXCERPT_FAMILY = "survey", "excerpt"
 EXCERPT_TAG = "excerpt_of"  # the tag that says of which network it is a part, by its digest
 OF_NO_FAMILY = (SURVEY_FAMILY, EXCERPT_FAMILY)
+CALIBRATION_TAG = "calibration"  # of networks that show what a profile adds; also their family
 
 
 @dataclass(frozen=True)

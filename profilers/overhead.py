@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from profilers.devices import Device
 from profilers.errors import ModelError
 from profilers.isolation import AnyProfiler
-from profilers.measurement import FAMILY_TAG, NetworkMeasurement
+from profilers.measurement import CALIBRATION_TAG, FAMILY_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel, make_model
 from profilers.reference import conv_stack
 from profilers.store import MeasurementStore
 
-CALIBRATION_TAG = "calibration"
 N_CALIBRATION = 10
 MIN_NETWORKS = 3
 MAX_TRIES = 2  # of a network that is flagged: a machine may be busy for ever

@@ -31,7 +31,8 @@ def scratch_bytes(node: KernelNode, *, threads: int = 1) -> Scratch | None:
     None: not known. Kernels that take none, or only a few bytes, give an empty tuple.
     """
     kind = node.kernel.kind.removeprefix("com.microsoft:")
-    if kind in UNKNOWN_SCRATCH:
+    # Not ONNX's operator of that name: it projects queries, keys and values too.
+    if kind in UNKNOWN_SCRATCH or node.kernel.kind == "com.microsoft:Attention":
         return None
     rule = _RULES.get(kind)
     return rule(node, threads) if rule else ()

@@ -131,11 +131,10 @@ def predict(
             f"the first axis of {loaded.name} is {loaded.batch} long, the predictor's networks "
             f"took batches of {there.batch}: this is the latency of one run"
         )
-    if family is None and len(fitted.latency.calibrations_) == 2:
-        (known,) = (name for name in fitted.latency.calibrations_ if name)
+    if family is None and not fitted.latency.knows_others_:
         notes.append(
-            f"only networks of {known} were measured: of others the interval says little "
-            f"(hwnas profile survey, then hwnas fit)"
+            "networks of one kind were measured: of others the interval says little "
+            "(hwnas profile survey, then hwnas fit)"
         )
     note = "; ".join(notes)
     set_interval(fitted, level, family)

@@ -106,9 +106,15 @@ class ProfiledEagerSession(CpuSession):
         self._proto = loaded.model.proto
         self._clock_ns = clock_ns
         self._elapsed_ns: list[int] = []
+        self._n_runs = 0
         for node in loaded.torch_model.nodes:
             node.forward = partial(self._timed, node.forward)  # type: ignore[method-assign]
         self.run()
+
+    def run(self) -> None:
+        """One inference; its nodes are timed."""
+        super().run()
+        self._n_runs += 1
 
     def _timed(self, forward: Callable[..., Any], *inputs: Any) -> Any:
         start = self._clock_ns()
@@ -118,7 +124,7 @@ class ProfiledEagerSession(CpuSession):
 
     def trace(self) -> KernelTrace:
         """Times of all nodes in all runs."""
-        rows = np.array(self._elapsed_ns, dtype=np.float64).reshape(-1, len(self._nodes))
+        rows = np.array(self._elapsed_ns, dtype=np.float64).reshape(self._n_runs, len(self._nodes))
         return KernelTrace(
             self._nodes,
             rows / 1e3,

@@ -22,6 +22,7 @@ from hwnas.profiling import profile_space, untrained_model
 from hwnas.spaces import catalog
 from predictors.files import save_predictor
 from profilers import overhead
+from profilers.measurement import CALIBRATION_TAG
 from profilers.onnx_models import MAX_IR_VERSION
 from profilers.reference import conv_stack
 from profilers.store import MeasurementStore
@@ -276,7 +277,7 @@ def test_profile_explains_the_latency_by_its_kernels(hwnas, monkeypatch):
     } <= (set(found["kernels"][0]))
     code, out, _ = hwnas("profile stack.onnx --seconds 0.2 --measurements m.db")
     with MeasurementStore(Path("m.db")) as store:
-        calibrated = [m for m in store.networks() if overhead.CALIBRATION_TAG in m.tags]
+        calibrated = [m for m in store.networks() if CALIBRATION_TAG in m.tags]
     # Once, but for those that the machine disturbed.
     steady = [m.name for m in calibrated if m.samples.warning is None]
     assert len(steady) == len(set(steady)) <= overhead.N_CALIBRATION <= len(calibrated)

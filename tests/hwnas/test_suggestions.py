@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from hwnas import suggestions
 from hwnas.graph_edits import Edit
@@ -72,3 +73,32 @@ def test_what_saves_next_to_nothing_is_not_suggested():
 def test_the_block_of_channels_is_that_of_the_cpu(monkeypatch, isa, block):
     monkeypatch.setattr(suggestions, "this_device", lambda: SimpleNamespace(isa=isa))
     assert suggestions.channel_block() == block
+
+
+INPUT_OPTIONAL, INPUT_COMPUTED = "an axis that is left out", "a bias that is computed"
+
+
+@pytest.mark.parametrize("case", [INPUT_OPTIONAL, INPUT_COMPUTED])
+def test_edits_pass_over_inputs_that_are_no_weights(profiler, tiny_predictor, case):
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.random((24, 3, 3, 3), np.float32), "b": rng.random(24, np.float32)}
+    if case == INPUT_OPTIONAL:
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["c"]),
+            helper.make_node("ReduceMean", ["c", ""], ["y"], keepdims=1),
+        ]
+        shape = (1, 1, 1, 1)
+    else:
+        nodes = [
+            helper.make_node("Neg", ["b"], ["computed"]),
+            helper.make_node("Conv", ["x", "w", "computed"], ["y"]),
+        ]
+        shape = (1, 24, 6, 6)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 8, 8))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "odd", [x], [y], stored)
+    proto = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
+    model = make_model(proto, name="odd")
+    before = explain(tiny_predictor, profiler.kernels(model))
+    assert isinstance(suggest(model, before, tiny_predictor, profiler), list)

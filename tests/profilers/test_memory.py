@@ -103,6 +103,7 @@ class TestUnknown:
             [node("Abs", ["x"], ["y"]), node("Abs", ["x"], ["y"])],  # written twice
             [node("If", ["x"], ["y"])],
             [node("com.microsoft:QLinearConv", ["x"], ["y"])],
+            [node("com.microsoft:Attention", ["x"], ["y"])],
         ],
     )
     def test_it_is_none(self, model, nodes):

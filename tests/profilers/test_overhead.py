@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from profilers.errors import ModelError
-from profilers.overhead import CALIBRATION_TAG, N_CALIBRATION, calibrate, fit_overhead
+from profilers.measurement import CALIBRATION_TAG
+from profilers.overhead import N_CALIBRATION, calibrate, fit_overhead
 from profilers.store import MeasurementStore
 
 

@@ -63,6 +63,16 @@ def test_every_run_has_a_row_and_the_first_was_made_when_loading(chain, feed):
     assert [node.name for node in trace.nodes] == ["relu a", "relu b", "relu y"]
 
 
+def test_a_model_without_nodes_has_runs_of_no_kernels(make_proto):
+    x = (FLOAT, (1, 4))
+    constant = np.ones((1, 4), np.float32)
+    model = make_model(make_proto([], {"x": x}, {"y": x}, {"y": constant}), name="constant")
+    feed = model.random_inputs(np.random.default_rng(0))
+    session = TorchCpu(make_torch_target()).profiled_session(model, feed)
+    session.run()
+    assert session.trace().duration_us.shape == (2, 0)
+
+
 def test_a_node_is_timed_from_its_call_to_its_return(chain, feed):
     loaded = torch_common.load(chain, feed, make_torch_target(), "cpu")
     ticks = iter([0, 5_000, 6_000, 8_000, 9_000, 9_500])
