@@ -202,7 +202,7 @@ class CostTable:
         assert self._costs is not None, "CostTable.predict before CostTable.use"
         paths = self._paths(genotypes)
         sums = self._table.sums(paths)
-        latency = self._costs.latency.predict_sums(sums[:N_TERMS].T, family=self.space.name)
+        latency = self._costs.latency.predict_sums(sums[:N_TERMS].T, family=self.space.key)
         found = Costs(
             latency.latency_ms, latency.low_ms, latency.high_ms, latency.known_share,
             params=sums[-2].astype(np.int64), macs=sums[-1].astype(np.int64),

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwnas.cost import CostTable
-from hwnas.profiling import SPACE_TAG, space_key
 from predictors.cost import CostPredictor
-from profilers.measurement import NetworkMeasurement
+from profilers.measurement import SPACE_TAG, NetworkMeasurement
 from profilers.store import MeasurementStore
 
 
@@ -26,7 +25,7 @@ def fit_costs(
     Raises:
         PredictorError: There are too few measurements, or they are of several targets.
     """
-    key = space_key(table.space)
+    key = table.space.key
     estimates = np.full(len(measurements), np.nan)
     own = [i for i, m in enumerate(measurements) if m.tags.get(SPACE_TAG) == key]
     if own:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.baselines import LatencyModel, MacsLinear, MedianLatency, Roofline, kernels_of
-from predictors.intervals import Calibration
 from predictors.metrics import Accuracy, accuracy
 from predictors.network_latency import (
+    ANY_FAMILY,
     NetworkLatencyPredictor,
-    new_family_calibration,
-    undisturbed,
+    fit_to_learn_from,
+    kind_of,
 )
 from profilers.measurement import FAMILY_TAG, NetworkMeasurement
 
@@ -99,25 +99,24 @@ def hold_out(
     Returns:
         None where there are fewer than two groups.
     """
-    networks = undisturbed(measurements)
+    networks = fit_to_learn_from(measurements)
     parts, latency_ms, error = predictor.left_out_[what]
     numbers = sorted(set(parts[parts >= 0].tolist()))
     if len(numbers) < 2:
         return None
-    measured = np.array([m.latency_ms for m in networks])
-    families = np.array([m.tags.get(FAMILY_TAG, "") for m in networks])
+    # A family that is left out is of no kind that is known.
+    kinds = np.array([kind_of(m) if what == "network" else ANY_FAMILY for m in networks])
     low_ms, high_ms = np.zeros((2, len(networks)))
     baselines_ms = {name: np.zeros(len(networks)) for name in BASELINES}
     for done, number in enumerate(numbers, 1):
-        here, rest = parts == number, (parts != number) & (parts >= 0)
-        seen = latency_ms[rest], error[rest], measured[rest]
-        if what == "family":
-            calibration = new_family_calibration(families[rest], *seen, drift=predictor.drift_)
-        else:
-            calibration = Calibration.of(*seen, drift=predictor.drift_)
-        low_ms[here], high_ms[here] = calibration.bounds(
-            latency_ms[here], error[here], level=predictor.level
-        )
+        here = parts == number
+        calibrations = predictor.calibrations_without(networks, here)
+        for kind in set(kinds[here].tolist()):
+            those = here & (kinds == kind)
+            calibration = calibrations.get(kind, calibrations[ANY_FAMILY])
+            low_ms[those], high_ms[those] = calibration.bounds(
+                latency_ms[those], error[those], level=predictor.level
+            )
         known = [m for m, is_here in zip(networks, here, strict=True) if not is_here]
         asked = kernels_of([m for m, is_here in zip(networks, here, strict=True) if is_here])
         for name, make in BASELINES.items():

@@ -22,13 +22,13 @@ from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.training import seeded
 from profilers.devices import Device
 from profilers.isolation import AnyProfiler
-from profilers.measurement import FAMILY_TAG, NetworkMeasurement
+from profilers.measurement import FAMILY_TAG, SPACE_TAG, NetworkMeasurement
 from profilers.onnx_models import OnnxModel, make_model
 from profilers.store import MeasurementStore
 from profilers.targets import Target
 
 SECONDS_PER_NETWORK = 0.7
-ARCHITECTURE_TAG, SPACE_TAG = "architecture", "space"
+ARCHITECTURE_TAG = "architecture"
 N_SAMPLE = 4096
 N_VALUED = 256  # random networks by which the value of a kernel is judged
 ISOLATED_SHARE = 0.2  # of the minutes
@@ -40,22 +40,11 @@ def architecture_digest(architecture: Architecture) -> str:
     return hashlib.sha256(architecture.to_json().encode()).hexdigest()
 
 
-def space_key(space: SearchSpace) -> str:
-    """Tells spaces apart, also those of one name made for different data."""
-    described: list[object] = [
-        [[choice.name, choice.options] for choice in space.choices],
-        list(space.input_table.values),
-    ]
-    if space.input_type != "float32":
-        described.append(space.input_type)
-    return f"{space.name}-{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]}"
-
-
 def network_tags(space: SearchSpace, genotype: Genotype) -> dict[str, str]:
     """What a measurement of that network says about where it comes from."""
     return {
         FAMILY_TAG: space.name,
-        SPACE_TAG: space_key(space),
+        SPACE_TAG: space.key,
         ARCHITECTURE_TAG: space.architecture(genotype).to_json(),
         "genotype": json.dumps(genotype),
     }

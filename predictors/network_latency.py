@@ -23,6 +23,7 @@ from profilers.measurement import (
     EXCERPT_TAG,
     FAMILY_TAG,
     OF_NO_FAMILY,
+    SPACE_TAG,
     SURVEY_FAMILY,
     KernelLatency,
     NetworkMeasurement,
@@ -69,8 +70,8 @@ class NetworkLatencyPredictor:
         target_: Where the measurements were made.
         kernels_: The predictor of single kernels.
         correction_: g, of what the network is as a whole.
-        calibrations_: How far off predictions were, by family of the networks; `""` is for networks
-            of a family that was not measured, learned by leaving one family out at a time.
+        calibrations_: How far off predictions were, by what the networks were drawn from (as
+            `kind_of`); `""` is for all others, learned by leaving one family out at a time.
         held_out_: `(predicted_ms, measured_ms)` of the networks, each by a model that did not see
             it, `(2, n)`.
         left_out_: Of the same networks, after `fit` alone: by what was left out (`network`,
@@ -105,7 +106,7 @@ class NetworkLatencyPredictor:
         """Learn from the measurements of one target, at least `MIN_NETWORKS`.
 
         Args:
-            measurements: Networks; what family each is of is told by its tag `FAMILY_TAG`.
+            measurements: Networks; their tags `FAMILY_TAG` and `SPACE_TAG` tell what they are.
             isolated: What `MeasurementStore.isolated` says of that target.
             on_progress: Told how many of the fits are done: one of all, one for each fold and for
                 each family that is left out.
@@ -114,13 +115,11 @@ class NetworkLatencyPredictor:
             PredictorError: There are too few, or they are of several targets.
         """
         self.target_ = _one_target(measurements)
-        networks = undisturbed(measurements)
-        if not any(m.kernels for m in networks):
+        networks = fit_to_learn_from(measurements)
+        if not networks:
             raise PredictorError(
                 "none of the measured networks shows its kernels; measure with a runtime that does"
             )
-        # Nothing is left of the others but constants.
-        networks = [m for m in networks if m.kernels]
         families = np.array([m.tags.get(FAMILY_TAG, ANY_FAMILY) for m in networks])
         is_whole = families != EXCERPT_FAMILY  # the others are parts of one, with the same kernels
         architectures = _architectures(networks)
@@ -162,25 +161,37 @@ class NetworkLatencyPredictor:
             "network": np.vstack([np.where(is_whole, folds, -1), sums]),
             "family": np.vstack([unseen, by_family]),
         }
-        self.drift_ = drift = 0.0 if _n_repeated(networks) >= MIN_REPEATED else DRIFT
-        self.calibrations_ = {
-            ANY_FAMILY: new_family_calibration(
-                families[is_whole],
-                by_family[0, is_whole],
-                by_family[1, is_whole],
-                measured[is_whole],
-                drift=drift,
-            )
-        }
-        for family in set(families.tolist()) - {ANY_FAMILY, *OF_NO_FAMILY}:
-            here = families == family
-            if here.sum() >= min_examples(self.level):
-                self.calibrations_[family] = Calibration.of(
-                    sums[0, here], sums[1, here], measured[here], drift=drift
-                )
+        self.drift_ = 0.0 if _n_repeated(networks) >= MIN_REPEATED else DRIFT
+        self.calibrations_ = self.calibrations_without(networks, np.zeros(len(networks), bool))
         self._fit_once(networks, alone_ms)
         on_progress(n_fits, n_fits)
         return self
+
+    def calibrations_without(
+        self, networks: Sequence[NetworkMeasurement], left_out: NDArray[np.bool_]
+    ) -> dict[str, Calibration]:
+        """What `calibrations_` are without some networks, `(n,)`, after `fit` alone.
+
+        Args:
+            networks: Those that it learned from, `fit_to_learn_from`.
+            left_out: Which of them.
+        """
+        whole = (self.left_out_["network"][0] >= 0) & ~left_out
+        families = np.array([m.tags.get(FAMILY_TAG, ANY_FAMILY) for m in networks])
+        measured = np.array([m.latency_ms for m in networks])
+        _, *by_family = self.left_out_["family"][:, whole]
+        found = {
+            ANY_FAMILY: _new_family_calibration(
+                families[whole], *by_family, measured[whole], drift=self.drift_
+            )
+        }
+        kinds = np.array([kind_of(m) for m in networks])
+        for kind in set(kinds[whole].tolist()) - {ANY_FAMILY, *OF_NO_FAMILY}:
+            here = whole & (kinds == kind)
+            if here.sum() >= min_examples(self.level):
+                _, *by_network = self.left_out_["network"][:, here]
+                found[kind] = Calibration.of(*by_network, measured[here], drift=self.drift_)
+        return found
 
     def _fit_once(
         self, networks: Sequence[NetworkMeasurement], alone_ms: Mapping[Kernel, float]
@@ -209,8 +220,8 @@ class NetworkLatencyPredictor:
 
         Args:
             networks: Kernels of each network.
-            family: What the networks are, as `FAMILY_TAG` says; intervals are narrower for a
-                family that was measured.
+            family: What the networks were drawn from, as `kind_of` tells it of measured ones:
+                intervals are narrower where that was measured.
         """
         return self.predict_sums(self._sums(networks), family=family)
 
@@ -323,7 +334,7 @@ class NetworkLatencyPredictor:
         return predictor
 
 
-def new_family_calibration(
+def _new_family_calibration(
     families: NDArray[np.str_],
     predicted_ms: FloatArray,
     error: FloatArray,
@@ -371,6 +382,19 @@ def undisturbed(measurements: Sequence[NetworkMeasurement]) -> list[NetworkMeasu
     return steady if is_enough else list(measurements)
 
 
+def fit_to_learn_from(measurements: Sequence[NetworkMeasurement]) -> list[NetworkMeasurement]:
+    """The undisturbed ones that show kernels: nothing is left of the others but constants."""
+    return [m for m in undisturbed(measurements) if m.kernels]
+
+
+def kind_of(m: NetworkMeasurement) -> str:
+    """What a network was drawn from: a space made for certain data, else its family.
+
+    A space for other data has other kernels, though its networks are of one family.
+    """
+    return m.tags.get(SPACE_TAG) or m.tags.get(FAMILY_TAG, ANY_FAMILY)
+
+
 def _kernels(networks: Sequence[NetworkMeasurement], part: NDArray[np.bool_]) -> set[Kernel]:
     return {run.kernel for m, used in zip(networks, part, strict=True) if used for run in m.kernels}
 
@@ -383,7 +407,8 @@ def _n_distinct(networks: Sequence[NetworkMeasurement]) -> int:
 
 def _n_repeated(networks: Sequence[NetworkMeasurement]) -> int:
     """How many networks were measured more than once."""
-    counts = Counter(m.digest for m in networks)
+    # The same one may stand in a database and in a table of it.
+    counts = Counter(digest for digest, _ in {(m.digest, m.latency_ms) for m in networks})
     return sum(n > 1 for n in counts.values())
 
 

@@ -10,6 +10,7 @@ from profilers.targets import Target
 from profilers.timing import LatencySamples
 
 FAMILY_TAG = "family"  # the tag that says what kind of network it is
+SPACE_TAG = "space"  # the tag that says which space it is of, and made for which data
 # Its values for networks that are of no family of their own: random ones of all kinds, and parts of
 # networks (`profilers/excerpts.py`).
 SURVEY_FAMILY, EXCERPT_FAMILY = "survey", "excerpt"

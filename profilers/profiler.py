@@ -17,7 +17,7 @@ from profilers.energy import EnergyPerRun, energy_counter, measure_energy
 from profilers.errors import ModelError, TargetError
 from profilers.excerpts import make_excerpt
 from profilers.kernel_times import kernel_latencies_ms
-from profilers.kernels import Kernel
+from profilers.kernels import HIDES_WORK, Kernel
 from profilers.measurement import KernelLatency, KernelNode, NetworkMeasurement
 from profilers.memory import computed_peak_bytes, process_peak_bytes
 from profilers.nvidia import gpu_slowdown
@@ -51,6 +51,7 @@ GOOD_MOMENTS_PERCENTILE = 10
 # The counter steps every 20 to 100 ms.
 ENERGY_SECONDS, MIN_ENERGY_SECONDS, ENERGY_REPEATS = 5.0, 0.9, 3
 MAX_PROFILE_EVENTS = 60_000  # about 40 MB of JSON to parse
+EVENT_US = 3.0  # of the body of a loop: with little to compute, it takes as long to record
 
 
 class Profiler:
@@ -155,7 +156,7 @@ class Profiler:
             self._warm_up(profiled)
             recorded_ms = 1e3 * (time.perf_counter() - start) / N_WARMUP
             n_profiled = max(1, round(PROFILED_ROUND_MS / max(recorded_ms, once_ms)))
-            n_events = max(1, len(model.proto.graph.node))
+            n_events = _events_of_a_run(model, recorded_ms)
             samples: LatencySamples | None = None
             profiled_rounds: list[int] = []
             start = time.perf_counter()
@@ -320,3 +321,11 @@ class Profiler:
 
 def _good_moments_ms(references_ms: Iterable[float]) -> float:
     return float(np.percentile(list(references_ms), GOOD_MOMENTS_PERCENTILE))
+
+
+def _events_of_a_run(model: OnnxModel, recorded_ms: float) -> int:
+    """How many events a profile gets at most from one run, which takes `recorded_ms`."""
+    nodes = model.proto.graph.node
+    if any(node.op_type in HIDES_WORK for node in nodes):  # how often bodies run, nobody knows
+        return max(len(nodes), round(1e3 * recorded_ms / EVENT_US))
+    return max(1, len(nodes))

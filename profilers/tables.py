@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from profilers.errors import StoreError
 from profilers.kernels import Kernel, macs
 from profilers.limited import TABLE_BYTES
-from profilers.measurement import FAMILY_TAG, KernelLatency, NetworkMeasurement
+from profilers.measurement import FAMILY_TAG, SPACE_TAG, KernelLatency, NetworkMeasurement
 from profilers.parquet import read_parquet
 from profilers.store import MeasurementStore
 from profilers.table_columns import TABLES, TABLES_FORMAT
@@ -37,7 +37,6 @@ FloatArray = NDArray[np.float64]
 ENOUGH_SAMPLES = 256  # of one network, unless these say something else than all
 LATENCY_TOLERANCE = 0.002
 TIME_BITS = 11  # of the mantissa: a sample is kept to 0.05 %, far below its noise
-SPACE_TAG = "space"
 _DESCRIPTION = ("kind", "attributes", "inputs", "outputs", "macs", "bytes")  # of a kernel
 
 # What damaged files and texts raise when they are decoded.

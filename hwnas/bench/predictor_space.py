@@ -24,11 +24,9 @@ from hwnas.bench.predictor_setup import (
 from hwnas.cost import CostTable
 from hwnas.network_choice import sample_networks
 from hwnas.profiling import (
-    SPACE_TAG,
     architecture_digest,
     network_tags,
     profile_space,
-    space_key,
     untrained_model,
 )
 from hwnas.spaces.base import Genotype, GenotypeArray
@@ -38,7 +36,7 @@ from predictors.metrics import accuracy
 from predictors.network_latency import MIN_NETWORKS, NetworkLatencyPredictor
 from profilers.isolation import AnyProfiler
 from profilers.kernels import Kernel
-from profilers.measurement import KernelLatency, NetworkMeasurement
+from profilers.measurement import SPACE_TAG, KernelLatency, NetworkMeasurement
 from profilers.store import MeasurementStore
 
 N_SAMPLED = 20_000
@@ -126,7 +124,7 @@ def measure_space(bench: PredictorBench) -> float:
             profile(n_networks=MIN_NETWORKS)
 
     with MeasurementStore(bench.measurements) as store:
-        return bench.campaign(space_key(bench.space), store, bench.train_minutes, measure)
+        return bench.campaign(bench.space.key, store, bench.train_minutes, measure)
 
 
 def spread_networks(costs: Costs, is_free: NDArray[np.bool_], *, n: int) -> list[int]:
@@ -198,7 +196,7 @@ class _Candidates:
         the same ones, as far as it was not fitted on them.
         """
         bench = self.bench
-        key = f"{name}, {n} of {space_key(bench.space)}, seed {bench.seed}, {bench.target.key}"
+        key = f"{name}, {n} of {bench.space.key}, seed {bench.seed}, {bench.target.key}"
         with MeasurementStore(bench.database(name)) as store:
             if bench.is_new:
                 genotypes = bench.ledger.get(key, None)
@@ -210,7 +208,7 @@ class _Candidates:
                 measure_networks(bench, store, wanted, name=f"measuring {name}", passes=passes)
             found: dict[str, list[NetworkMeasurement]] = {}
             for m in store.networks(bench.target):
-                if m.digest not in self.seen and m.tags.get(SPACE_TAG) == space_key(bench.space):
+                if m.digest not in self.seen and m.tags.get(SPACE_TAG) == bench.space.key:
                     found.setdefault(m.digest, []).append(m)
         return list(found.values())
 
@@ -316,7 +314,7 @@ def _splits(
             predictor = NetworkLatencyPredictor(seed=bench.seed).fit(fit, isolated=isolated)
             answer = predictor.predict(
                 [[run.kernel for run in found[0].kernels] for found in test],
-                family=bench.space.name,
+                family=bench.space.key,
             )
             measured_ms = np.array([_truth_ms(found) for found in test])
             rows.append(judge(answer, measured_ms))

@@ -38,7 +38,8 @@ def measure_space(
 ) -> None:
     """Measure a space until so many networks are known or the time is over, and show it."""
     from hwnas.campaign_report import CampaignReport
-    from hwnas.profiling import SECONDS_PER_NETWORK, SPACE_TAG, profile_space, space_key
+    from hwnas.profiling import SECONDS_PER_NETWORK, profile_space
+    from profilers.measurement import SPACE_TAG
 
     if networks is None and minutes is None:
         networks = N_NETWORKS
@@ -56,7 +57,7 @@ def measure_space(
             progress=progress,
             report=report,
         )
-    of_space = [m for m in found if m.tags.get(SPACE_TAG) == space_key(space)]
+    of_space = [m for m in found if m.tags.get(SPACE_TAG) == space.key]
     _show_campaign({"space": space.name}, of_space, target, measurements, report, as_json)
 
 

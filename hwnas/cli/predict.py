@@ -73,7 +73,8 @@ def predict(
         str | None,
         typer.Option(
             "--family",
-            help="What kind of network it is: intervals are narrower for one that was measured.",
+            help="What it was drawn from: intervals are narrower for what was measured. Spaces are "
+            "known by name and data (mobile-2f0c…); a wrong name lists what is known.",
         ),
     ] = None,
     measure: Annotated[

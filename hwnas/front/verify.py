@@ -23,9 +23,9 @@ from hwnas.front.failed_finalists import note_unusable
 from hwnas.front.sittings import SeveralSittings, time_in_sittings
 from hwnas.networks import counts
 from hwnas.pareto import non_dominated
-from hwnas.profiling import ARCHITECTURE_TAG
+from hwnas.profiling import ARCHITECTURE_TAG, network_tags
 from hwnas.progress import Progress
-from hwnas.spaces.base import Architecture, Genotype
+from hwnas.spaces.base import Architecture, Genotype, SearchSpace
 from hwnas.strategies.base import Problem
 from hwnas.target_place import OpenProfiler
 from predictors.network_latency import NetworkLatencyPredictor
@@ -171,7 +171,7 @@ def verify(
     references_ms = store.references_ms(target)
     with open_profiler(references_ms=references_ms) as profiler:
         exported = _export_and_profile(
-            trained, data, target, profiler, folder, progress, family=problem.space.name
+            trained, data, target, profiler, folder, progress, space=problem.space
         )
     just_seen_ms = [item.profile.reference_ms for item in exported if item.profile.reference_ms]
     sittings = time_in_sittings(
@@ -206,6 +206,14 @@ class _Exported:
     profile: NetworkMeasurement
 
 
+def _tags(item: Trained, space: SearchSpace) -> dict[str, str]:
+    """A predictor may be fitted on it: it must not take it for a network of another kind."""
+    if item.kind == SEARCHED and item.genotype is not None:
+        return network_tags(space, item.genotype)
+    family = space.name if item.kind == SEARCHED else item.kind
+    return {FAMILY_TAG: family, ARCHITECTURE_TAG: item.architecture.to_json()}
+
+
 def _export_and_profile(
     trained: Sequence[Trained],
     data: DataSet,
@@ -214,24 +222,17 @@ def _export_and_profile(
     folder: Path,
     progress: Progress,
     *,
-    family: str,
+    space: SearchSpace,
 ) -> list[_Exported]:
-    """Those that PyTorch agrees with and the target can run; what is of the space, is of `family`.
-
-    A predictor may be fitted on them later: it must not take them for networks of another kind.
-    """
+    """Those that PyTorch agrees with and the target can run."""
     exported: list[_Exported] = []
     with progress.task("exporting and profiling", len(trained)) as task:
         for i, item in enumerate(trained):
             path = folder / CANDIDATES / f"{item.name}.onnx"
-            tags = {
-                FAMILY_TAG: family if item.kind == SEARCHED else item.kind,
-                ARCHITECTURE_TAG: item.architecture.to_json(),
-            }
             try:
                 parity = export_candidate(item, data, target, path)
                 model = load_model(path, batch=target.batch)
-                profile = profiler.profile(model, seconds=SECONDS_PROFILE, tags=tags)
+                profile = profiler.profile(model, seconds=SECONDS_PROFILE, tags=_tags(item, space))
             except (ExportMismatchError, ModelError) as error:
                 _leave_out(item, error, folder, progress)
                 continue

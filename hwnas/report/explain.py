@@ -261,7 +261,7 @@ def _member(
     if not path.resolve().is_relative_to(run.folder.resolve()):
         raise RunFolderError(f"{FRONT} names {row['onnx']!r}, which is not in {run.folder}")
     model = load_model(path, batch=profiler.target.batch)
-    found = explain(predictor.latency, profiler.kernels(model), family=space.name)
+    found = explain(predictor.latency, profiler.kernels(model), family=space.key)
     by_kind = slices(found, [kind_of(kernel.node.kernel) for kernel in found.kernels])
     times = _block_times(found.kernels)
     layers = [

@@ -12,6 +12,8 @@ removed), is inactive, and genotypes that differ only there share one canonical 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -120,6 +122,17 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """Tells spaces apart by all that they can make, not by name; as `space_fingerprint`."""
         return space_fingerprint(self)
+
+    @cached_property
+    def key(self) -> str:
+        """Tells measurements of its networks from those of a space of that name for other data."""
+        described: list[object] = [
+            [[choice.name, choice.options] for choice in self.choices],
+            list(self.input_table.values),
+        ]
+        if self.input_type != "float32":
+            described.append(self.input_type)
+        return f"{self.name}-{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]}"
 
     @cached_property
     def input_table(self) -> SlotTable:

@@ -1,3 +1,4 @@
+import copy
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from hwnas.spaces.mobilenet import mobile_space
 from predictors.cost import CostPredictor
 from predictors.energy import EnergyPredictor
 from predictors.errors import WrongTargetError
+from predictors.intervals import Calibration
 from predictors.peak_memory import PeakMemoryPredictor
 from profilers.kernels import Kernel, macs
 from profilers.measurement import KernelNode
@@ -433,6 +435,21 @@ def test_energy_and_memory_are_predicted_where_they_are_asked_for(profiler, stor
     assert found.upper("energy_mj").tolist() == found.high_energy_mj.tolist()
     assert found.upper("peak_memory_bytes").tolist() == found.high_peak_memory_bytes.tolist()
     assert (found.high_energy_mj >= found.energy_mj).all()
+
+
+def test_intervals_are_of_the_space_for_that_data(profiler, store, predictor):
+    space, table = SPACES["residual"], CostTable(SPACES["residual"], profiler, store)
+    genotypes = sample(space, 4)
+    exact = Calibration.of(np.ones(40), np.zeros(40), np.ones(40))
+    found = []
+    for kinds in ({}, {space.name: exact}, {space.key: exact}):
+        other = copy.copy(predictor)
+        other.calibrations_ = {"": predictor.calibrations_[""]} | kinds
+        table.use(CostPredictor(other))
+        costs = table.predict(genotypes)
+        found.append((costs.high_ms - costs.low_ms) / costs.latency_ms)
+    assert np.array_equal(found[0], found[1])  # of that name, but maybe for images of another size
+    assert (found[2] < found[0]).all()
 
 
 def test_many_genotypes_cost_what_each_costs(profiler, store, predictor, monkeypatch):

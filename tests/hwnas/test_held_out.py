@@ -1,6 +1,7 @@
 """Networks that were left out: their groups, what baselines say, and their intervals."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,30 @@ def test_a_baseline_does_not_see_the_group_that_it_is_asked_about(fitted, measur
     np.testing.assert_allclose(of_b.baselines_ms["median of all"], np.median(rest_ms))
     assert [m.tags[FAMILY_TAG] for m in of_b.networks] == ["b"] * 12
     assert of_b.half_width.shape == of_b.covered.shape == (12,)
+
+
+def test_intervals_are_those_of_each_kind_as_they_are_saved(measured):
+    noisy = [measurement(i, "c & d") for i in range(12, 36)]
+    for m, factor in zip(noisy, np.random.default_rng(0).uniform(0.6, 1.6, 24), strict=True):
+        m.samples.wall_ms[:] *= factor
+    networks = [*(measurement(i, "a") for i in range(30)), *noisy]
+    fitted = NetworkLatencyPredictor().fit(networks)
+    assert {"a", "c & d"} < set(fitted.calibrations_)
+    found = hold_out(fitted, networks, "network")
+    is_noisy = np.array([m.tags[FAMILY_TAG] != "a" for m in found.networks])
+    assert found.half_width[~is_noisy].max() < found.half_width[is_noisy].min()
+    kernels = [[run.kernel for run in m.kernels] for m in networks]
+    for family, those in (("a", ~is_noisy), ("c & d", is_noisy)):
+        said = fitted.predict([k for k, is_in in zip(kernels, those, strict=True) if is_in],
+                              family=family)  # fmt: skip
+        half_width = (said.high_ms - said.low_ms) / 2 / said.latency_ms
+        assert np.median(found.half_width[those]) == pytest.approx(np.median(half_width), rel=0.5)
+
+
+def test_networks_without_kernels_are_no_rows(measured):
+    blind = replace(measurement(99, "a"), kernels=())
+    fitted = NetworkLatencyPredictor().fit([blind, *measured])
+    assert hold_out(fitted, [blind, *measured], "network").networks == tuple(measured)
 
 
 def test_an_interval_rests_on_the_errors_of_other_groups(fitted, measured):

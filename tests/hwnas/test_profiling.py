@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from hwnas import missing_kernels
-from hwnas.profiling import architecture_digest, profile_space, space_key, untrained_model
+from hwnas.profiling import architecture_digest, profile_space, untrained_model
 from hwnas.spaces.base import Choice, SearchSpace
 from profilers.isolation import IsolatedProfiler
 from profilers.profiler import Profiler
@@ -72,8 +72,8 @@ def test_an_untrained_model_of_token_ids_takes_them():
 
 
 def test_spaces_of_other_inputs_have_other_keys():
-    assert space_key(words_space()) == space_key(words_space())
-    assert space_key(words_space()) != space_key(words_space("float32"))
+    assert words_space().key == words_space().key
+    assert words_space().key != words_space("float32").key
 
 
 def test_a_space_of_token_ids_is_profiled(made_up_profiler, tmp_path):

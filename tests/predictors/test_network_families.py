@@ -1,11 +1,13 @@
 """Networks of several families: how far off predictions are for a family that was not measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from predictors.kernel_latency import KernelLatencyPredictor
 from predictors.network_latency import ANY_FAMILY, NetworkLatencyPredictor
-from profilers.measurement import FAMILY_TAG, SURVEY_FAMILY, KernelLatency
+from profilers.measurement import FAMILY_TAG, SPACE_TAG, SURVEY_FAMILY, KernelLatency
 
 N_EACH = 12
 FACTORS = {"adds": 1.0, "muls": 3.0, "subs": 0.4}
@@ -135,6 +137,18 @@ def test_a_family_of_few_networks_has_no_intervals_of_its_own(measured):
     few += [m for m in measured if m.tags[FAMILY_TAG] == "subs"][:8]
     found = NetworkLatencyPredictor(level=0.8).fit(few)
     assert found.calibrations_.keys() == {ANY_FAMILY, "adds", "muls"}
+
+
+def test_a_space_for_other_data_has_intervals_of_its_own(measured):
+    def of_space(m):
+        return replace(m, tags=m.tags | {SPACE_TAG: f"adds-{m.name[-1] in '02468'}"})
+
+    networks = [of_space(m) if m.tags[FAMILY_TAG] == "adds" else m for m in measured]
+    found = NetworkLatencyPredictor(level=0.5).fit(networks)
+    assert found.calibrations_.keys() == {ANY_FAMILY, "adds-True", "adds-False", "muls", "subs"}
+    # But they are left out together: they are of one kind.
+    plain = NetworkLatencyPredictor(level=0.5).fit(measured)
+    assert np.array_equal(found.left_out_["family"], plain.left_out_["family"])
 
 
 class TestLeftOut:

@@ -7,6 +7,7 @@ from predictors.errors import NotFittedError, PredictorError, WrongTargetError
 from predictors.metrics import accuracy
 from predictors.network_latency import (
     MIN_NETWORKS,
+    MIN_REPEATED,
     N_TERMS,
     NetworkLatencyPredictor,
     _architectures,
@@ -367,3 +368,13 @@ def test_copies_with_other_weights_and_excerpts_are_held_out_with_their_network(
     same = [replace(measured[0], digest=f"copy {i}") for i in range(9)]
     with pytest.raises(PredictorError, match="different measured networks are needed, got 1"):
         NetworkLatencyPredictor().fit(same)
+
+
+def test_a_measurement_that_is_given_twice_repeats_nothing(random_networks, measure):
+    networks = random_networks(MIN_REPEATED + 2)
+    measured = measure(networks)
+    assert NetworkLatencyPredictor().fit([*measured, *measured]).drift_ > 0
+    again = measure(networks, noise=0.01, seed=1)
+    digests = zip(again, measured, strict=True)
+    again = [replace(m, digest=first.digest) for m, first in digests]
+    assert NetworkLatencyPredictor().fit([*measured, *again]).drift_ == 0

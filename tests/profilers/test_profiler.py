@@ -2,9 +2,11 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import profilers.profiler as profiler_module
 from profilers.energy import EnergyPerRun
@@ -179,6 +181,12 @@ class TestProfile:
         measurement = profiler.profile(model)  # of one node: five runs are recorded
         assert len(measurement.samples.chunk_slowdowns) > ENOUGH_ROUNDS
         assert {k.n_samples for k in measurement.kernels} == {4}  # one was beside a slow reference
+
+    @pytest.mark.parametrize(("op", "n_events"), [("Relu", 1), ("Loop", 10_000), ("If", 10_000)])
+    def test_bodies_of_loops_may_fill_a_profile(self, op, n_events):
+        nodes = [helper.make_node(op, ["x"], ["y"])]
+        model = SimpleNamespace(proto=helper.make_model(helper.make_graph(nodes, "net", [], [])))
+        assert profiler_module._events_of_a_run(model, recorded_ms=30.0) == n_events
 
     def test_kernels_alone_need_one_run(self, make_profiler, model):
         profiler, runtime = make_profiler()

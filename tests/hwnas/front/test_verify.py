@@ -18,11 +18,13 @@ from hwnas.front import verify as verify_module
 from hwnas.front.failed_finalists import read_failures
 from hwnas.front.verify import BASELINE, FRONT, Candidate, Trained, deliver, judge, verify
 from hwnas.networks import Network, counts
+from hwnas.profiling import network_tags
 from hwnas.progress import Silent
 from hwnas.strategies import Problem
 from predictors.cost import CostPredictor
 from profilers.devices import this_device
 from profilers.errors import ModelError
+from profilers.measurement import SPACE_TAG
 from profilers.onnx_models import load_model
 from profilers.profiler import Profiler
 from profilers.store import MeasurementStore
@@ -237,6 +239,14 @@ def test_the_measurements_go_to_the_store(verified):
     _, _, _, candidates, stored = verified
     assert [m.latency_ms for m in stored] == [c.latency_ms for c in candidates]
     assert [m.tags["family"] for m in stored] == ["tiny", "tiny", "baseline"]
+
+
+def test_predictors_are_told_what_they_were_drawn_from(verified, make_tiny_space):
+    _, data, trained, _, stored = verified
+    space = make_tiny_space(data.input_shape, data.n_classes)
+    for item, m in zip(trained[:2], stored[:2], strict=True):
+        assert m.tags == network_tags(space, item.genotype)
+    assert SPACE_TAG not in stored[2].tags
 
 
 @pytest.fixture
