@@ -18,7 +18,6 @@ from predictors.kernel_latency import KNOWN_ERROR, UNKNOWN_GROUP_ERROR, KernelLa
 from predictors.network_correction import NetworkCorrection
 from profilers.kernels import Kernel
 from profilers.measurement import (
-    CALIBRATION_TAG,
     EXCERPT_FAMILY,
     EXCERPT_TAG,
     FAMILY_TAG,
@@ -132,8 +131,7 @@ class NetworkLatencyPredictor:
         alone_ms = {kernel: run.latency_ms for kernel, run in (isolated or {}).items()}
         folds, kin = _folds(architectures, self.seed), _left_out(networks, families)
         unseen = np.where(is_whole, kin, -1)
-        left_out = set(families[unseen >= 0].tolist()) - {CALIBRATION_TAG}
-        self.knows_others_ = SURVEY_FAMILY in families or len(left_out) > 1
+        self.knows_others_ = SURVEY_FAMILY in families or int(unseen.max()) > 0
         n_fits = 1 + int(folds.max()) + 1 + (int(kin.max()) + 1)
         done = 0
 

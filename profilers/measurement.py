@@ -11,12 +11,12 @@ from profilers.timing import LatencySamples
 
 FAMILY_TAG = "family"  # the tag that says what kind of network it is
 SPACE_TAG = "space"  # the tag that says which space it is of, and made for which data
-# Its values for networks that are of no family of their own: random ones of all kinds, and parts of
-# networks (`profilers/excerpts.py`).
+CALIBRATION_TAG = "calibration"  # of networks that show what a profile adds; also their family
+# Its values for networks that are of no family of their own: random ones of all kinds, parts of
+# networks (`profilers/excerpts.py`), and those of `profilers/overhead.py`.
 SURVEY_FAMILY, EXCERPT_FAMILY = "survey", "excerpt"
 EXCERPT_TAG = "excerpt_of"  # the tag that says of which network it is a part, by its digest
-OF_NO_FAMILY = (SURVEY_FAMILY, EXCERPT_FAMILY)
-CALIBRATION_TAG = "calibration"  # of networks that show what a profile adds; also their family
+OF_NO_FAMILY = (SURVEY_FAMILY, EXCERPT_FAMILY, CALIBRATION_TAG)
 
 
 @dataclass(frozen=True)

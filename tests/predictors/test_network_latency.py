@@ -15,7 +15,7 @@ from predictors.network_latency import (
     undisturbed,
 )
 from profilers.kernels import Kernel, Tensor
-from profilers.measurement import EXCERPT_FAMILY, EXCERPT_TAG, FAMILY_TAG
+from profilers.measurement import CALIBRATION_TAG, EXCERPT_FAMILY, EXCERPT_TAG, FAMILY_TAG
 
 
 def test_new_networks_are_predicted_within_a_few_percent(fitted, random_networks, measure):
@@ -313,12 +313,14 @@ def test_parts_of_its_networks_are_left_out_with_a_family(random_networks, measu
 def test_networks_that_nobody_named_are_no_family(random_networks, measure):
     measured = measure(random_networks(20), noise=0.02)
     named = [
-        replace(m, tags={FAMILY_TAG: "calibration"} if i < 10 else {})
+        replace(m, tags={FAMILY_TAG: family} if i < 10 else {})
+        for family in ("named", CALIBRATION_TAG)
         for i, m in enumerate(measured)
     ]
-    fitted = NetworkLatencyPredictor().fit(named)
-    assert fitted.left_out_["family"][0].tolist() == [0] * 10 + [-1] * 10
-    assert not fitted.knows_others_
+    for networks, parts in ((named[:20], [0] * 10 + [-1] * 10), (named[20:], [-1] * 20)):
+        fitted = NetworkLatencyPredictor().fit(networks)
+        assert fitted.left_out_["family"][0].tolist() == parts
+        assert not fitted.knows_others_
 
 
 def test_networks_without_kernels_say_nothing(random_networks, measure):
