@@ -177,18 +177,18 @@ class NetworkLatencyPredictor:
         whole = (self.left_out_["network"][0] >= 0) & ~left_out
         families = np.array([m.tags.get(FAMILY_TAG, ANY_FAMILY) for m in networks])
         measured = np.array([m.latency_ms for m in networks])
-        _, *by_family = self.left_out_["family"][:, whole]
+        _, predicted, error = self.left_out_["family"][:, whole]
         found = {
             ANY_FAMILY: _new_family_calibration(
-                families[whole], *by_family, measured[whole], drift=self.drift_
+                families[whole], predicted, error, measured[whole], drift=self.drift_
             )
         }
         kinds = np.array([kind_of(m) for m in networks])
         for kind in set(kinds[whole].tolist()) - {ANY_FAMILY, *OF_NO_FAMILY}:
             here = whole & (kinds == kind)
             if here.sum() >= min_examples(self.level):
-                _, *by_network = self.left_out_["network"][:, here]
-                found[kind] = Calibration.of(*by_network, measured[here], drift=self.drift_)
+                _, predicted, error = self.left_out_["network"][:, here]
+                found[kind] = Calibration.of(predicted, error, measured[here], drift=self.drift_)
         return found
 
     def _fit_once(
