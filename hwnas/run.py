@@ -1,8 +1,11 @@
 """The whole job: profile, fit, search, train, verify, deliver. One call, taken up where it stopped.
 
 A run folder holds `config.toml` (what was asked, what was found), `predictor.npz`, `study.db` (the
-trials), `weights/` (of networks that were trained to the end), `front/` and `candidates/` (models),
-`front.csv`, `candidates.csv`, `trials.csv` and `report.html`.
+trials, unless `--storage` names another place), `guide/` (what was learned before them), `weights/`
+(of networks that were trained to the end; `NAME.failed` and `NAME.unusable` say why one is left
+out), `verified.json` (what verification found), `front/` (models and cards), `candidates/` and
+`forms/` (models), `front.csv`, `candidates.csv`, `forms.csv`, `trials.csv`, `explanation.json`,
+`predict.py` and `report.html`.
 """
 
 from __future__ import annotations

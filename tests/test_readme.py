@@ -37,7 +37,7 @@ def test_the_python_example_of_the_readme_delivers_a_front(
     assert all(
         re.fullmatch(r"[tn]\w+: 0\.\d+ at \d+\.\d+ ms, predicted .* to .*", x) for x in lines
     )
-    assert (tmp_path / "runs" / "demo" / "report.html").exists()
+    assert (tmp_path / "runs" / "python" / "report.html").exists()
 
 
 def parse(words, command=None, parent=None):

@@ -77,7 +77,7 @@ def predictor(
 
     space: held-out networks of the space, their measurements' own repeat error, and intervals.
     families: each of eight families by what the others say, with and without --measure.
-    zoo: the networks that the onnx package brings, and a dozen from transformers.
+    zoo: the networks that the onnx package brings, and fifteen from transformers.
     kinds: other kinds of predictors on the same networks.
     speed: genotypes a second, and seconds for an ONNX file.
 

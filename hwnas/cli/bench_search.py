@@ -15,14 +15,16 @@ def search(
         Path,
         typer.Option("--table", help="Parquet file: columns op*, accuracies, latencies."),
     ],
-    accuracy: Annotated[str, typer.Option("--accuracy", help="Column of accuracies, in [0, 1].")],
+    accuracy: Annotated[
+        str, typer.Option("--accuracy", help="Column of accuracies, shares or percent.")
+    ],
     latency: Annotated[str, typer.Option("--latency", help="Column of latencies.")],
     strategies: Annotated[
         str,
         typer.Option(
             "--strategies",
             help="Names, as a,b,c. `default` is ours; pymoo-nsga2, optuna-nsga2, optuna-tpe and "
-            "optuna-gp are those of other packages.",
+            "optuna-gp are those of other packages (pymoo is installed apart).",
         ),
     ] = "default,evolution,random",
     evaluations: Annotated[

@@ -52,7 +52,7 @@ DataName = Annotated[
         "--data",
         help="Images: digits, fashion-mnist, folder:PATH; tables: breast-cancer, wine, iris, "
         "csv:PATH; signals: melodies; texts: python-functions, text:PATH; any: npz:PATH, "
-        "module:function.",
+        "FILE.py:FUNCTION, MODULE:FUNCTION.",
     ),
 ]
 Trust = Annotated[

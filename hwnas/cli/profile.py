@@ -93,7 +93,9 @@ def profile(
     minutes: Annotated[
         float | None,
         typer.Option(
-            "--minutes", min=0.1, help="space: and survey only: measure for so long instead."
+            "--minutes",
+            min=0.1,
+            help="space: and survey only: measure for so long; with --networks, so many at most.",
         ),
     ] = None,
     data: DataName = "digits",

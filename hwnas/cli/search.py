@@ -1,4 +1,4 @@
-"""`hwnas search`, `export`, `evaluate`, `report`: the main job and what comes after it."""
+"""`hwnas search`, `export`, `evaluate`: the main job and what comes after it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,11 @@ def search(
     ] = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option("--budget", help="Such as 'params<=2e6'; repeatable."),
+        typer.Option(
+            "--budget",
+            help="METRIC<=LIMIT of latency_ms, params, macs, peak_memory_bytes or energy_mj, "
+            "such as 'params<=2e6'; repeatable.",
+        ),
     ] = None,
     strategy: Annotated[
         str, typer.Option("--strategy", help="How networks are proposed; see above.")
@@ -64,7 +68,12 @@ def search(
         typer.Option("--patience", min=1, help="End after so many trials without a better front."),
     ] = None,
     finalists: Annotated[
-        int, typer.Option("--finalists", help="Networks to train to the end and measure.")
+        int,
+        typer.Option(
+            "--finalists",
+            help="Networks that shall hold when trained to the end and measured; for those that "
+            "miss the budgets, more are.",
+        ),
     ] = 24,
     search_epochs: Annotated[
         float | None, typer.Option("--search-epochs", help="Of the short training.")
@@ -185,7 +194,7 @@ def search(
 
     successive_halving, hyperband: many short trainings, longer ones for the best.
 
-    tpe, gp: Optuna's Parzen estimator and Gaussian processes (seconds a proposal).
+    tpe, gp: Optuna's Parzen estimator; its Gaussian processes (seconds a proposal).
 
     grid, random: every network evenly spread; uniform draws.
 
