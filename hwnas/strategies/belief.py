@@ -11,6 +11,7 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +24,7 @@ from hwnas.strategies.base import Costs, FloatArray
 from hwnas.strategies.description import Description, log
 from hwnas.strategies.surrogate import GaussianProcess, Posterior
 
-__all__ = ["Belief", "Scale", "Target", "learn_target"]
+__all__ = ["CAUTIOUS_SCALES", "SCALES", "Belief", "Scale", "Target", "learn_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,11 @@ class Scale:
         return 0.0 if self.floor_share is None else float(values.sum())
 
 
-# By column of the objectives: error, latency.
+# By column of the objectives: error, latency. Every second proposal goes by the cautious ones: a
+# floor close to the smallest error so far tells best what is best of its kind, but by few trials it
+# may be sure that no other kind is better.
 SCALES = ((Scale(0.95), Scale(0.8), Scale(0.0)), (Scale(None), Scale(0.0)))
+CAUTIOUS_SCALES = ((Scale(0.8), Scale(0.0)), (Scale(None), Scale(0.0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +105,7 @@ def learn_target(
     candidates: tuple[GenotypeArray, Costs],
     objectives: FloatArray,
     column: int,
+    scales: Sequence[Scale],
 ) -> Target:
     """Model one objective in the way that explains the trials best.
 
@@ -110,6 +115,7 @@ def learn_target(
         candidates: Networks that will be asked about each time.
         objectives: Of the trials, `(n, 2)`.
         column: Which of them is learnt.
+        scales: Those to choose from.
     """
     own = objectives[:, column]
 
@@ -121,7 +127,7 @@ def learn_target(
 
     # The scale first, then the view: both at once would take twice as long, and differ little.
     first, *others = description.encodings
-    found = {(first, scale): learnt(first, scale) for scale in SCALES[column]}
+    found = {(first, scale): learnt(first, scale) for scale in scales}
     scale = min(found, key=lambda key: found[key][0])[1]
     found |= {(view, scale): learnt(view, scale) for view in others}
     view, scale = min(found, key=lambda key: found[key][0])

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hwnas import pareto
 from hwnas.spaces.base import Genotype, GenotypeArray
 from hwnas.strategies.base import Costs, FloatArray, Problem, Trial
-from hwnas.strategies.belief import Belief, Target, learn_target
+from hwnas.strategies.belief import CAUTIOUS_SCALES, SCALES, Belief, Target, learn_target
 from hwnas.strategies.description import Description
 from hwnas.strategies.proposals import ENUMERABLE_SIZE, Proposals, as_genotype
 from hwnas.strategies.surrogate import GaussianProcess
@@ -65,8 +65,9 @@ class Guided:
         self._proposals = Proposals(problem, seed=seed)
         self._genotypes: list[Genotype] = []  # of the trials that succeeded
         self._objectives: list[tuple[float, ...]] = []
-        # Trials that the parameters are from, those of them that were learnt from, the models.
-        self._fitted: tuple[int, NDArray[np.int64], tuple[Target, ...]] | None = None
+        # By whether scales are cautious: trials that the parameters are from, those of them that
+        # were learnt from, the models.
+        self._fitted: dict[bool, tuple[int, NDArray[np.int64], tuple[Target, ...]]] = {}
 
     def ask(self) -> Genotype:
         """Propose one of the first, spread ones; then the one of largest expected gain."""
@@ -161,18 +162,22 @@ class Guided:
         than a proposal should. And not from where the last search for them ended, but from the
         first n trials: a resumed search knows those too. Later trials are added one by one.
         """
+        is_cautious = self._proposals.n_asked % 2 == 1
         n = MIN_TOLD
         while (grown := min(math.ceil(n * GROWTH), n + MAX_STEP)) <= len(told):
             n = grown
-        if self._fitted is None or self._fitted[0] != n:
+        if is_cautious not in self._fitted or self._fitted[is_cautious][0] != n:
+            scales = CAUTIOUS_SCALES if is_cautious else SCALES
             rows = _relevant(objectives[:n], MAX_LEARNED)
             trained = told[rows], self.problem.predict(told[rows])
             targets = tuple(
-                learn_target(self._description, trained, self._pool, objectives[rows], column)
+                learn_target(
+                    self._description, trained, self._pool, objectives[rows], column, scales[column]
+                )
                 for column in range(1 if self._is_latency_known else 2)
             )
-            self._fitted = n, rows, targets
-        n, rows, targets = self._fitted
+            self._fitted[is_cautious] = n, rows, targets
+        n, rows, targets = self._fitted[is_cautious]
         later = np.arange(n + targets[0].posterior.n_trials - len(rows), len(told))
         if len(later):
             costs = self.problem.predict(told[later])
@@ -180,7 +185,7 @@ class Guided:
                 target.extended(self._description.inputs(told[later], costs, target.view))
                 for target in targets
             )
-            self._fitted = n, rows, targets
+            self._fitted[is_cautious] = n, rows, targets
         return np.concatenate([rows, np.arange(n, len(told))]), targets
 
     @cached_property

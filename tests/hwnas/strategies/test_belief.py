@@ -5,7 +5,7 @@ from hwnas.bench.tables import TableSpace
 from hwnas.spaces.base import Choice
 from hwnas.strategies import Problem
 from hwnas.strategies.base import Costs
-from hwnas.strategies.belief import Belief, Scale, learn_target
+from hwnas.strategies.belief import SCALES, Belief, Scale, learn_target
 from hwnas.strategies.description import SMALLEST, Description, log
 
 OPERATIONS = ("none", "skip", "conv1", "conv3")
@@ -38,7 +38,7 @@ def belief_of(cells, latency_of, n_trials=24):
     objectives = np.column_stack([rng.uniform(0.1, 0.5, 64), latency_of(everything)])[told]
     trained = everything[told], problem.predict(everything[told])
     targets = tuple(
-        learn_target(description, trained, (everything, costs), objectives, column)
+        learn_target(description, trained, (everything, costs), objectives, column, SCALES[column])
         for column in (0, 1)
     )
     return Belief(description, targets, objectives, objectives, None, np.ones(64, dtype=bool)), told
