@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hwnas import pareto
-from hwnas.strategies import Evolution, Guided, RandomSearch, SpaceExhaustedError, Trial
+from hwnas.strategies import Evolution, Guided, RandomSearch, SpaceExhaustedError, Trial, guided
+from hwnas.strategies.belief import CAUTIOUS_SCALES, SCALES, Belief, Scale
 from hwnas.strategies.guided import _relevant
 from hwnas.strategies.surrogate import GaussianProcess
 
@@ -37,9 +38,9 @@ def volume(objectives):
 def test_twenty_five_trials_dominate_more_than_others_do(make_toy, latency_is_known):
     toy = make_toy()
     problem = toy.problem if latency_is_known else without_latency(toy.problem)
-    guided = volume(objectives_of(Guided(problem, seed=0), toy, 25))
+    ours = volume(objectives_of(Guided(problem, seed=0), toy, 25))
     for other in (Evolution, RandomSearch):
-        assert guided > volume(objectives_of(other(toy.problem, seed=0), toy, 25))
+        assert ours > volume(objectives_of(other(toy.problem, seed=0), toy, 25))
 
 
 def test_the_first_proposals_come_from_equal_parts_of_the_feasible_latencies(make_toy):
@@ -68,6 +69,21 @@ def test_the_first_proposals_are_less_alike_than_random_ones(make_toy):
     for seed in range(3):
         strategy = Guided(problem, seed=seed)
         assert variety(np.array([strategy.ask() for _ in range(10)])) > max(at_random)
+
+
+def test_every_second_proposal_leaves_out_the_floor_next_to_the_best(make_toy, monkeypatch):
+    used = []
+
+    def spy(*, targets, **others):
+        used.append(targets[0].scale)
+        return Belief(targets=targets, **others)
+
+    monkeypatch.setattr(guided, "Belief", spy)
+    monkeypatch.setattr(guided, "SCALES", ((Scale(0.95),), SCALES[1]))
+    toy = make_toy()
+    objectives_of(Guided(toy.problem, seed=0), toy, 20)
+    assert len(used) == 10 and set(used[::2]) == {Scale(0.95)}
+    assert set(used[1::2]) <= set(CAUTIOUS_SCALES[0]) == set(SCALES[0]) - {Scale(0.95)}
 
 
 def test_what_runs_already_is_not_worth_running_again(make_toy):
